@@ -1,0 +1,19 @@
+//! Types that cross a boundary: between the CLI and the daemon ([`api`]), between the
+//! daemon and the guest agent ([`agent`], [`frame`], [`hello`]), and the values that all
+//! of them share ([`id`], [`name`], [`size`]).
+//!
+//! Nothing in here does I/O, and nothing in here knows which side it runs on.
+
+pub mod agent;
+pub mod api;
+pub mod doctor;
+pub mod error;
+pub mod exit;
+pub mod frame;
+pub mod hello;
+pub mod id;
+pub mod name;
+pub mod size;
+
+/// Version of banger, the same for the CLI, the daemon and the guest agent of one build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
