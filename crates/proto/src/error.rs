@@ -123,6 +123,9 @@ mod tests {
         struct Tap(#[source] std::io::Error);
         let error = ApiError::new(ErrorKind::Failed, "could not start VM `a`")
             .caused_by(&Tap(std::io::Error::other("no")));
-        assert_eq!(error.to_string(), "could not start VM `a`: could not open the tap device: no");
+        assert_eq!(
+            error.to_string(),
+            "could not start VM `a`: could not open the tap device: no"
+        );
     }
 }

@@ -183,7 +183,8 @@ mod tests {
             bytes.clone().prop_map(Frame::Stdin),
             bytes.clone().prop_map(Frame::Stdout),
             bytes.prop_map(Frame::Stderr),
-            (any::<u16>(), any::<u16>()).prop_map(|(columns, rows)| Frame::Resize { columns, rows }),
+            (any::<u16>(), any::<u16>())
+                .prop_map(|(columns, rows)| Frame::Resize { columns, rows }),
             any::<i32>().prop_map(Frame::Signal),
             any::<u8>().prop_map(|code| Frame::Exit(ExitStatus::Code(code))),
             "[a-z /-]{0,20}".prop_map(|arg| Frame::Start(Box::new(ExecRequest {
@@ -223,6 +224,9 @@ mod tests {
     #[test]
     fn a_length_beyond_the_limit_is_refused_before_it_is_allocated() {
         let mut buffer = BytesMut::from(&[1u8, 0xff, 0xff, 0xff, 0xff][..]);
-        assert!(matches!(Frame::decode(&mut buffer), Err(FrameError::TooLong(_))));
+        assert!(matches!(
+            Frame::decode(&mut buffer),
+            Err(FrameError::TooLong(_))
+        ));
     }
 }

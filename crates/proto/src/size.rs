@@ -16,7 +16,9 @@ pub struct ByteSize(u64);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSize {
     /// Neither a number nor a number with a unit.
-    #[error("`{0}` is not a size: write for example `512M`, `8G` or `1.5GiB`; a bare number is MiB")]
+    #[error(
+        "`{0}` is not a size: write for example `512M`, `8G` or `1.5GiB`; a bare number is MiB"
+    )]
     Syntax(String),
     /// More bytes than 2^53, which JSON numbers carry exactly.
     #[error("`{0}` is too large for a size")]
@@ -140,7 +142,19 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "G", "-1G", "1..5G", "1.G", ".5G", "8X", "8 G B", "9999999999T", "1e3", "٣G"] {
+        for text in [
+            "",
+            "G",
+            "-1G",
+            "1..5G",
+            "1.G",
+            ".5G",
+            "8X",
+            "8 G B",
+            "9999999999T",
+            "1e3",
+            "٣G",
+        ] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }
