@@ -1,0 +1,3 @@
+//! `bangerd`.
+
+fn main() {}
