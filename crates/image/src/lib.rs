@@ -1,1 +1,29 @@
-//! placeholder
+//! What VMs boot from: images, kernels, the initramfs, and the disks that VMs write to.
+//!
+//! [`Store`] owns the artifacts under the state directory and makes those that are missing.
+//! It publishes each one whole, by the rename of a directory, so that nobody ever sees a
+//! half-made one. [`disk`] makes VMs' disks out of templates. [`checks`] says what the host
+//! lacks for all this, in the words that a failure uses too.
+//!
+//! ```text
+//! state/images/<id>/{rootfs.ext4, manifest.json}
+//! state/kernels/<name>/{vmlinux, modules.ext4, modules.load, boot/*.ko, manifest.json,
+//!                       initrd-<hash>.img}
+//! cache/downloads/…   resumable downloads, named by what they must hash to
+//! cache/templates/…   formatted, empty disks
+//! ```
+
+mod check;
+pub mod disk;
+mod image;
+mod kernel;
+mod manifest;
+mod progress;
+mod store;
+
+pub use check::checks;
+pub use image::ImageError;
+pub use kernel::KernelError;
+pub use manifest::{KernelManifest, Manifest};
+pub use progress::Reporter;
+pub use store::{Image, Kernel, Store, StoreConfig, StoreError};

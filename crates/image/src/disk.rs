@@ -1,0 +1,278 @@
+//! How a VM's disks are made: clones of a formatted, empty template, or of another file.
+//!
+//! A template is a sparse file, made once for each size. A clone shares its extents where
+//! the file system can do that, and is a copy of just its few data extents elsewhere, so a
+//! new disk takes milliseconds and a few hundred KiB, whatever its size.
+//!
+//! Everything in here blocks for file operations: call it where blocking is fine.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use banger_proto::error::ErrorKind;
+use banger_proto::size::ByteSize;
+use rustix::fs::SeekFrom;
+
+/// Room that must be left on the file system beyond what a clone takes.
+const RESERVE: u64 = 64 << 20;
+/// Smallest disk that can hold an ext4 file system with a journal.
+pub const SMALLEST: ByteSize = ByteSize::from_mib(16);
+/// Changed whenever templates are made in another way, so that old ones are not used.
+const TEMPLATE_FORMAT: u32 = 1;
+
+/// Why a disk could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Too small for a file system.
+    #[error("a disk of {size} is too small: the least is {SMALLEST}")]
+    TooSmall {
+        /// The size asked for.
+        size: ByteSize,
+    },
+    /// `mke2fs` could not be started.
+    #[error("could not start mke2fs")]
+    StartMke2fs(#[source] io::Error),
+    /// `mke2fs` failed.
+    #[error("mke2fs could not format a disk of {size} ({status}): {stderr}")]
+    Mke2fs {
+        /// The size asked for.
+        size: ByteSize,
+        /// How it ended.
+        status: String,
+        /// The end of what it said.
+        stderr: String,
+    },
+    /// The file system lacks room.
+    #[error(
+        "the file system of `{path}` has {} MiB free, and {} MiB are needed",
+        free >> 20,
+        needed >> 20
+    )]
+    NoRoom {
+        /// Where the disk was to be.
+        path: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
+    /// A file operation failed.
+    #[error("could not {action} `{path}`")]
+    Io {
+        /// What was being done, such as `create`.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl DiskError {
+    /// What kind of failure it is, for the API.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::TooSmall { .. } => ErrorKind::Invalid,
+            Self::StartMke2fs(_) | Self::NoRoom { .. } => ErrorKind::Precondition,
+            Self::Mke2fs { .. } | Self::Io { .. } => ErrorKind::Failed,
+        }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::StartMke2fs(_) => Some(crate::check::MKE2FS_FIX.to_owned()),
+            Self::NoRoom { .. } => {
+                Some("free some space, or move banger's state elsewhere".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Makes the empty, formatted disk `to` of `size`: ext4 with a journal and no blocks
+/// reserved for root. `to` must not exist; it is not there after a failure.
+pub fn clone_blank(cache_dir: &Path, size: ByteSize, to: &Path) -> Result<(), DiskError> {
+    if size < SMALLEST {
+        return Err(DiskError::TooSmall { size });
+    }
+    let template = template(cache_dir, size)?;
+    clone_file(&template, to)
+}
+
+/// Makes `to` a copy of `from` that shares its extents, or else has the same holes. `to`
+/// must not exist; it is not there after a failure.
+pub fn clone_file(from: &Path, to: &Path) -> Result<(), DiskError> {
+    let source = File::open(from).map_err(io_error("open", from))?;
+    let target = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)
+        .map_err(io_error("create", to))?;
+    let result = fill(&source, from, &target, to);
+    if result.is_err() {
+        // The first failure is the one to tell of.
+        let _ = std::fs::remove_file(to);
+    }
+    result
+}
+
+fn fill(source: &File, from: &Path, target: &File, to: &Path) -> Result<(), DiskError> {
+    match rustix::fs::ioctl_ficlone(target, source) {
+        Ok(()) => return Ok(()),
+        Err(error) => tracing::trace!(%error, "no reflink, copying the data extents"),
+    }
+    let length = source.metadata().map_err(io_error("read", from))?.len();
+    let extents = data_extents(source, length).map_err(io_error("read", from))?;
+    require_room(to, extents.iter().map(|(start, end)| end - start).sum())?;
+    target.set_len(length).map_err(io_error("size", to))?;
+    for (start, end) in extents {
+        copy_range(source, target, start, end).map_err(io_error("write", to))?;
+    }
+    Ok(())
+}
+
+/// The parts of the file that are not holes, as (start, end).
+fn data_extents(file: &File, length: u64) -> io::Result<Vec<(u64, u64)>> {
+    let mut extents = Vec::new();
+    let mut at = 0;
+    while at < length {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // No data from here to the end.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
+        extents.push((start, end.min(length)));
+        at = end;
+    }
+    Ok(extents)
+}
+
+fn copy_range(source: &File, target: &File, start: u64, end: u64) -> io::Result<()> {
+    let (mut from, mut to) = (start, start);
+    while from < end {
+        let wanted = usize::try_from(end - from).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), wanted) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            // Between file systems of different kinds.
+            Err(
+                rustix::io::Errno::XDEV | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL,
+            ) => {
+                return copy_by_hand(source, target, from, end);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn copy_by_hand(source: &File, target: &File, start: u64, end: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = start;
+    while at < end {
+        let wanted = buffer
+            .len()
+            .min(usize::try_from(end - at).unwrap_or(usize::MAX));
+        source.read_exact_at(&mut buffer[..wanted], at)?;
+        target.write_all_at(&buffer[..wanted], at)?;
+        at += wanted as u64;
+    }
+    Ok(())
+}
+
+/// Refuses to write `bytes` to the file system of `path` if that would fill it.
+pub(crate) fn require_room(path: &Path, bytes: u64) -> Result<(), DiskError> {
+    let directory = path.parent().unwrap_or(path);
+    let free = free_space(directory).map_err(io_error("ask for the free space of", directory))?;
+    let needed = bytes + RESERVE;
+    if free < needed {
+        return Err(DiskError::NoRoom {
+            path: path.to_owned(),
+            free,
+            needed,
+        });
+    }
+    Ok(())
+}
+
+/// Bytes that this user may still write to the file system of `directory`.
+pub(crate) fn free_space(directory: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(directory)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The formatted, empty disk of `size`, made now if it is missing. Two that make the same
+/// one at once both make it; the later rename wins, and either file is good.
+fn template(cache_dir: &Path, size: ByteSize) -> Result<PathBuf, DiskError> {
+    let directory = cache_dir.join("templates");
+    std::fs::create_dir_all(&directory).map_err(io_error("make the directory", &directory))?;
+    let path = directory.join(format!("ext4-v{TEMPLATE_FORMAT}-{}.img", size.bytes()));
+    if std::fs::metadata(&path).is_ok_and(|found| found.len() == size.bytes()) {
+        return Ok(path);
+    }
+    let draft = tempfile::Builder::new()
+        .prefix(".template-")
+        .tempfile_in(&directory)
+        .map_err(io_error("create a file in", &directory))?;
+    draft
+        .as_file()
+        .set_len(size.bytes())
+        .map_err(io_error("size", draft.path()))?;
+    format_ext4(draft.path(), size)?;
+    draft
+        .as_file()
+        .sync_all()
+        .map_err(io_error("write", draft.path()))?;
+    draft
+        .persist(&path)
+        .map_err(|error| io_error("publish", &path)(error.error))?;
+    Ok(path)
+}
+
+fn format_ext4(path: &Path, size: ByteSize) -> Result<(), DiskError> {
+    // On a regular file, mke2fs punches holes and then knows that the inode tables are
+    // zero: neither it nor the guest's kernel writes them.
+    let output = Command::new(crate::check::find_tool("mke2fs").unwrap_or_else(|| "mke2fs".into()))
+        .args([
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-m",
+            "0",
+            "-E",
+            "discard,lazy_journal_init=1,root_owner=0:0",
+        ])
+        .arg(OsString::from(path))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(DiskError::StartMke2fs)?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(DiskError::Mke2fs {
+            size,
+            status: output.status.to_string(),
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }),
+    }
+}
+
+fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DiskError + 'a {
+    move |source| DiskError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
