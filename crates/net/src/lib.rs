@@ -1,1 +1,21 @@
-//! placeholder
+//! The network of VMs in user mode: a namespace of banger's own with a bridge, one tap for
+//! each VM, rules, and `pasta` for the way out. The host's own interfaces, routes and rules
+//! are never touched, and no rights are needed beyond opening `/dev/net/tun`.
+//!
+//! ```text
+//!  guest ── tap bgr-<instance>-<slot> ─┐
+//!  guest ── tap bgr-<instance>-<slot> ─┴ bridge ── forward, masquerade ── pasta ── host's sockets
+//! ```
+//!
+//! A [`holder`] process keeps the namespace, whatever becomes of the daemon; [`Network`]
+//! starts it with the first VM and talks to it. It goes with the last VM.
+
+mod check;
+mod config;
+pub mod holder;
+mod network;
+pub mod plan;
+
+pub use check::checks;
+pub use config::{InvalidConfig, NetworkConfig};
+pub use network::{AttachError, Attachment, ControlError, Network};

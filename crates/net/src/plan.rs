@@ -1,0 +1,214 @@
+//! Which names and addresses a VM's slot stands for.
+//!
+//! Everything here is a pure function of the instance, the bridge's address and the slot,
+//! so that whatever a VM had on the network can be found again without any record of it.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use crate::config::{InvalidConfig, NetworkConfig};
+
+/// Most ports that a Linux bridge can have (`BR_MAX_PORTS` in `net/bridge/br_private.h`),
+/// of which the kernel gives out one less.
+const BRIDGE_PORTS_MAX: u32 = 1023;
+
+/// A VM's place on the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Its tap device.
+    pub tap: TapName,
+    /// The guest's address.
+    pub ip: Ipv4Addr,
+    /// The guest's hardware address.
+    pub mac: Mac,
+    /// The bridge's address, by which the guest reaches all else.
+    pub gateway: Ipv4Addr,
+    /// Length of the prefix that guest and gateway share.
+    pub prefix: u8,
+    /// The guest's resolver.
+    pub dns: Ipv4Addr,
+    /// The largest packet of the guest's NIC, in bytes.
+    pub mtu: u16,
+}
+
+impl Plan {
+    /// The shared prefix as a mask, such as 255.255.255.0.
+    pub fn netmask(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(mask(self.prefix))
+    }
+}
+
+/// Why a slot has no place on the network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// There is no network at all.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// Outside of what the prefix and the bridge can hold.
+    #[error("slot {slot} is not on the network, which has slots 1 to {last}")]
+    Slot {
+        /// The slot asked for.
+        slot: u16,
+        /// The last slot that there is.
+        last: u16,
+    },
+}
+
+/// Plans the place of the VM in `slot`. `mtu` is that of the way out: see
+/// [`crate::Network::mtu`].
+pub fn plan(config: &NetworkConfig, slot: u16, mtu: u16) -> Result<Plan, PlanError> {
+    let instance: Instance = config.instance.parse()?;
+    let subnet = Subnet::new(config.bridge)?;
+    let ip = subnet.guest(slot).ok_or(PlanError::Slot {
+        slot,
+        last: subnet.last_slot(),
+    })?;
+    Ok(Plan {
+        tap: TapName { instance, slot },
+        ip,
+        mac: Mac::of_guest(instance, slot),
+        gateway: subnet.gateway,
+        prefix: subnet.prefix,
+        dns: subnet.gateway,
+        mtu,
+    })
+}
+
+/// The last slot that has a place on the network; the first is 1.
+pub fn last_slot(config: &NetworkConfig) -> Result<u16, InvalidConfig> {
+    Ok(Subnet::new(config.bridge)?.last_slot())
+}
+
+/// Tells the networks of different state directories apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Instance(u16);
+
+impl FromStr for Instance {
+    type Err = InvalidConfig;
+
+    fn from_str(text: &str) -> Result<Self, InvalidConfig> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() != 4 || !text.bytes().all(hex) {
+            return Err(InvalidConfig::Instance(text.to_owned()));
+        }
+        let number = u16::from_str_radix(text, 16).expect("four hex digits fit 16 bits");
+        Ok(Self(number))
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}", self.0)
+    }
+}
+
+/// Name of a VM's tap device: `bgr-<instance>-<slot>`.
+///
+/// With five digits of slot it has 14 bytes, and Linux allows 15 (`IFNAMSIZ`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TapName {
+    instance: Instance,
+    slot: u16,
+}
+
+impl TapName {
+    pub(crate) fn new(instance: Instance, slot: u16) -> Self {
+        Self { instance, slot }
+    }
+
+    /// The slot of the tap called `name`, if it is one of this instance.
+    pub(crate) fn slot_of(instance: Instance, name: &str) -> Option<u16> {
+        let slot = name
+            .strip_prefix(&format!("bgr-{instance}-"))?
+            .parse()
+            .ok()?;
+        (Self { instance, slot }.to_string() == name).then_some(slot)
+    }
+}
+
+impl fmt::Display for TapName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bgr-{}-{}", self.instance, self.slot)
+    }
+}
+
+/// A hardware address, such as `02:62:1f:2e:00:07`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac([u8; 6]);
+
+impl Mac {
+    /// Locally administered and unicast (IEEE 802, the second-lowest and lowest bit of the
+    /// first byte), a `b` for banger, the instance, and the slot.
+    fn of_guest(instance: Instance, slot: u16) -> Self {
+        let [a, b] = instance.0.to_be_bytes();
+        let [c, d] = slot.to_be_bytes();
+        Self([0x02, b'b', a, b, c, d])
+    }
+
+    /// The address of the bridge itself: that of the slot that no guest has.
+    pub(crate) fn of_bridge(instance: Instance) -> Self {
+        Self::of_guest(instance, 0)
+    }
+
+    /// The six bytes.
+    pub fn octets(self) -> [u8; 6] {
+        self.0
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// The addresses that the bridge and the guests share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Subnet {
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) prefix: u8,
+}
+
+impl Subnet {
+    pub(crate) fn new((gateway, prefix): (Ipv4Addr, u8)) -> Result<Self, InvalidConfig> {
+        let subnet = Self { gateway, prefix };
+        if !(8..=30).contains(&prefix) {
+            return Err(InvalidConfig::Bridge(gateway, prefix));
+        }
+        let unusable = gateway.is_loopback() || gateway.is_multicast() || gateway.octets()[0] == 0;
+        if unusable || gateway == subnet.network() || gateway == subnet.broadcast() {
+            return Err(InvalidConfig::Bridge(gateway, prefix));
+        }
+        Ok(subnet)
+    }
+
+    pub(crate) fn network(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.gateway.to_bits() & mask(self.prefix))
+    }
+
+    fn broadcast(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.gateway.to_bits() | !mask(self.prefix))
+    }
+
+    pub(crate) fn last_slot(self) -> u16 {
+        // All addresses but the network's, the broadcast and the gateway's.
+        let guests = (1u32 << (32 - self.prefix)) - 3;
+        u16::try_from(guests.min(BRIDGE_PORTS_MAX)).expect("the bridge's ports are fewer")
+    }
+
+    /// The guest's address: the slot's place among the subnet's, the gateway's left out.
+    pub(crate) fn guest(self, slot: u16) -> Option<Ipv4Addr> {
+        if !(1..=self.last_slot()).contains(&slot) {
+            return None;
+        }
+        let address = self.network().to_bits() + u32::from(slot);
+        let behind_gateway = address >= self.gateway.to_bits();
+        Some(Ipv4Addr::from_bits(address + u32::from(behind_gateway)))
+    }
+}
+
+fn mask(prefix: u8) -> u32 {
+    u32::MAX << (32 - prefix)
+}
