@@ -1,1 +1,22 @@
-//! placeholder
+//! The drivers of the processes that run VMs. An [`Engine`] launches, adopts and releases
+//! [`Machine`]s; what is particular to one engine stays in its module.
+//!
+//! - [`Qemu`]: `qemu-system-x86_64`, with KVM where it is usable ([`probe`]) and software
+//!   emulation elsewhere;
+//! - [`Fake`]: no VM at all, the guest agent as an ordinary process, for tests.
+//!
+//! All that a machine has on the host is named by its [`Place`], so that [`Engine::release`]
+//! needs no memory of the launch.
+
+mod machine;
+mod place;
+mod spec;
+
+pub mod process;
+
+pub use machine::{
+    Activity, AdoptError, AgentStream, ControlError, Engine, Exit, ExitCause, LaunchError, Machine,
+    MachineHandle, ReleaseError,
+};
+pub use place::{InvalidMark, Mark, Place};
+pub use spec::{Access, Disk, MachineSpec, Nic};

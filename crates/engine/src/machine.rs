@@ -1,0 +1,295 @@
+//! What the rest of banger sees of an engine: it launches, adopts and releases machines.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use banger_proto::api::EngineKind;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::process::ProcessFailure;
+use crate::process::ProcessId;
+use crate::{MachineSpec, Place};
+
+/// A way to run machines.
+#[async_trait]
+pub trait Engine: fmt::Debug + Send + Sync {
+    /// Which engine it is.
+    fn kind(&self) -> EngineKind;
+
+    /// Why this one and how it runs guests, in one line for `vm show` and the log.
+    fn reason(&self) -> String;
+
+    /// By what factor everything takes longer than with hardware virtualisation. Whoever
+    /// waits for a guest multiplies the limit by it.
+    fn patience(&self) -> u32;
+
+    /// Starts a machine; returns when the engine has accepted everything in `spec` and the
+    /// CPUs run. The guest is not up then.
+    ///
+    /// When this fails, or the future is dropped, something may be left over:
+    /// [`Engine::release`] removes it.
+    ///
+    /// # Errors
+    /// Something that `spec` names cannot be used, or the engine did not start.
+    async fn launch(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>, LaunchError>;
+
+    /// Finds the running machine of `place`, by what `handle` remembers of it, or by its
+    /// mark where there is no (true) handle. `None`: it does not run.
+    ///
+    /// # Errors
+    /// The host's processes cannot be looked at.
+    async fn adopt(
+        &self,
+        place: &Place,
+        handle: Option<&MachineHandle>,
+    ) -> Result<Option<Arc<dyn Machine>>, AdoptError>;
+
+    /// Ends whatever carries the mark of `place` and removes its sockets. Succeeds when
+    /// there is nothing. The logs stay.
+    ///
+    /// # Errors
+    /// Something is left over.
+    async fn release(&self, place: &Place) -> Result<(), ReleaseError>;
+}
+
+/// A running machine: the engine's process with one guest in it. When the value is dropped
+/// the machine goes on.
+#[async_trait]
+pub trait Machine: fmt::Debug + Send + Sync {
+    /// What finds this machine again after the daemon's death.
+    fn handle(&self) -> &MachineHandle;
+
+    /// Opens the byte stream to the guest agent. It can be opened before the guest is up:
+    /// what is written waits. Only one stream at a time carries bytes; another one waits
+    /// until the first is dropped.
+    ///
+    /// # Errors
+    /// The machine is gone.
+    async fn connect(&self) -> io::Result<Box<dyn AgentStream>>;
+
+    /// Resolves when the machine has ended; several may wait. Cancel-safe.
+    async fn exited(&self) -> Exit;
+
+    /// Ends the machine at once, as if its power were cut; returns when it is gone.
+    /// Succeeds when it has ended already.
+    ///
+    /// # Errors
+    /// The process could not be killed, or did not end in time.
+    async fn kill(&self) -> Result<(), ControlError>;
+
+    /// Presses the guest's power button (ACPI). What follows is the guest's choice.
+    ///
+    /// # Errors
+    /// The engine gives no answer or refuses.
+    async fn power_button(&self) -> Result<(), ControlError>;
+
+    /// Holds the guest's CPUs.
+    ///
+    /// # Errors
+    /// The engine gives no answer or refuses.
+    async fn pause(&self) -> Result<(), ControlError>;
+
+    /// Lets the guest's CPUs go on.
+    ///
+    /// # Errors
+    /// The engine gives no answer or refuses.
+    async fn resume(&self) -> Result<(), ControlError>;
+
+    /// Whether the guest's CPUs run.
+    ///
+    /// # Errors
+    /// The engine gives no answer or refuses.
+    async fn activity(&self) -> Result<Activity, ControlError>;
+}
+
+/// The byte stream between the host and the guest agent.
+pub trait AgentStream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Number of written bytes that the other side has not taken yet.
+    ///
+    /// A hello that is still unread need not be repeated.
+    ///
+    /// # Errors
+    /// The stream is broken.
+    fn unread(&self) -> io::Result<usize>;
+}
+
+/// Finds a machine again after the daemon's death. It goes into `handles.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineHandle {
+    /// Which engine runs it.
+    pub engine: EngineKind,
+    /// The engine's process.
+    pub process: ProcessId,
+}
+
+/// Whether a machine's CPUs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// They run.
+    Running,
+    /// They are held.
+    Paused,
+}
+
+/// How a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Why.
+    pub cause: ExitCause,
+    /// The last lines that the engine's process printed.
+    pub engine_log: Vec<String>,
+}
+
+/// Why a machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExitCause {
+    /// The guest switched itself off.
+    PoweredOff,
+    /// The guest restarted, or its kernel panicked: a machine does not outlive that.
+    Reset,
+    /// This side ended it: [`Machine::kill`], or a signal to the process.
+    Killed {
+        /// The signal's number, where it is known.
+        signal: Option<i32>,
+    },
+    /// The engine failed.
+    Failed(ProcessFailure),
+    /// It ended while nobody was there to see how.
+    Unseen,
+}
+
+impl fmt::Display for ExitCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => f.write_str("the guest powered itself off"),
+            Self::Reset => f.write_str("the guest restarted or its kernel panicked"),
+            Self::Killed {
+                signal: Some(signal),
+            } => {
+                write!(f, "the engine was ended by signal {signal}")
+            }
+            Self::Killed { signal: None } => f.write_str("the engine was ended"),
+            Self::Failed(failure) => write!(f, "the engine failed: {failure}"),
+            Self::Unseen => f.write_str("the engine ended while no daemon was watching"),
+        }
+    }
+}
+
+/// Why a machine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A file of the machine cannot be opened.
+    #[error("could not open the {what} `{}`", path.display())]
+    Open {
+        /// What the file is for.
+        what: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket of the machine cannot be made.
+    #[error("could not make the socket `{}`", path.display())]
+    Socket {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine's process cannot be started.
+    #[error("could not start `{}`", program.display())]
+    Spawn {
+        /// The engine's binary.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine's process ended before the machine ran.
+    #[error("the engine refused to start the machine")]
+    Refused(#[source] ProcessFailure),
+    /// The engine's process runs, but the machine does not.
+    #[error("the engine did not bring the machine up")]
+    Control(#[source] ControlError),
+}
+
+/// Why a machine was not adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The host's processes cannot be looked at.
+    #[error("could not look for the machine's process")]
+    Processes(#[source] io::Error),
+}
+
+/// What a release has left over.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// The host's processes cannot be looked at.
+    #[error("could not look for the machine's process")]
+    Processes(#[source] io::Error),
+    /// A process does not go away.
+    #[error("could not end process {pid}")]
+    Kill {
+        /// The process.
+        pid: u32,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket does not go away.
+    #[error("could not remove the socket `{}`", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why an order to a machine was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The machine has ended.
+    #[error("the machine has ended")]
+    Ended,
+    /// The engine gives no answer.
+    #[error("the engine gave no answer to `{order}` within {seconds} s")]
+    Timeout {
+        /// What was asked.
+        order: &'static str,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The engine says no.
+    #[error("the engine refused `{order}`: {reason}")]
+    Refused {
+        /// What was asked.
+        order: &'static str,
+        /// The engine's words.
+        reason: String,
+    },
+    /// The engine speaks something else.
+    #[error("the engine gave a malformed answer to `{order}`: {answer}")]
+    Malformed {
+        /// What was asked.
+        order: &'static str,
+        /// The beginning of the answer.
+        answer: String,
+    },
+    /// The engine cannot be reached.
+    #[error("could not send `{order}` to the engine")]
+    Io {
+        /// What was asked.
+        order: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}

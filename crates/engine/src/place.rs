@@ -1,0 +1,130 @@
+//! What a machine's things on the host are called, so that they are found again by name.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use banger_proto::id::VmId;
+
+/// Where the machine of one VM lives on the host. Every path follows from these fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Tells the daemons of one host apart: four hex digits.
+    pub instance: String,
+    /// The VM's slot.
+    pub slot: u16,
+    /// The VM.
+    pub vm: VmId,
+    /// The VM's own directory for sockets. It exists, is private to the daemon's user, and
+    /// is short enough for socket addresses (at most 107 bytes with the file's name).
+    pub runtime_dir: PathBuf,
+    /// The VM's own directory for logs. It exists.
+    pub log_dir: PathBuf,
+}
+
+impl Place {
+    /// The mark that the machine's processes carry.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            instance: self.instance.clone(),
+            slot: self.slot,
+            vm: self.vm.clone(),
+        }
+    }
+
+    /// The socket behind which the guest agent answers.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.runtime_dir.join("agent.sock")
+    }
+
+    /// The socket on which the engine takes orders, where it has one.
+    pub fn control_socket(&self) -> PathBuf {
+        self.runtime_dir.join("control.sock")
+    }
+
+    /// What the guest's kernel and init print.
+    pub fn console_log(&self) -> PathBuf {
+        self.log_dir.join("console.log")
+    }
+
+    /// What the engine's process prints.
+    pub fn engine_log(&self) -> PathBuf {
+        self.log_dir.join("engine.log")
+    }
+}
+
+/// Says whose a process is. It stands in the process's environment, as
+/// `BANGER_MARK=<instance>/<slot>/<vm>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mark {
+    /// Which daemon's: four hex digits.
+    pub instance: String,
+    /// The VM's slot.
+    pub slot: u16,
+    /// The VM.
+    pub vm: VmId,
+}
+
+impl Mark {
+    /// Name of the environment variable.
+    pub const VARIABLE: &str = "BANGER_MARK";
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.instance, self.slot, self.vm)
+    }
+}
+
+/// A text is not a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a mark: a mark is `<instance>/<slot>/<vm>`")]
+pub struct InvalidMark;
+
+impl FromStr for Mark {
+    type Err = InvalidMark;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMark> {
+        let mut parts = text.split('/');
+        let (Some(instance), Some(slot), Some(vm), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(InvalidMark);
+        };
+        Ok(Self {
+            instance: instance.to_owned(),
+            slot: slot.parse().map_err(|_| InvalidMark)?,
+            vm: vm.parse().map_err(|_| InvalidMark)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_parses_back() {
+        let mark = Mark {
+            instance: "1f2e".to_owned(),
+            slot: 7,
+            vm: VmId::new(),
+        };
+        assert_eq!(mark.to_string().parse(), Ok(mark));
+    }
+
+    #[test]
+    fn what_others_put_into_the_environment_is_no_mark() {
+        for text in [
+            "",
+            "1f2e",
+            "1f2e/7",
+            "1f2e/x/y",
+            "1f2e/7/abc",
+            "a/1/b/c",
+            "1f2e/99999/0",
+        ] {
+            assert_eq!(text.parse::<Mark>(), Err(InvalidMark), "{text}");
+        }
+    }
+}

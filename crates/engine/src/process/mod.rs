@@ -1,0 +1,18 @@
+//! The one place in this crate where processes are started, found and ended.
+//!
+//! A machine's process outlives the daemon: it has a session of its own, so that no
+//! terminal's signal reaches it; it inherits exactly the descriptors that it is given; and
+//! it carries a [`crate::Mark`] in its environment, by which a later daemon finds it.
+
+mod detached;
+mod failure;
+mod identity;
+mod marked;
+mod running;
+
+pub use failure::ProcessFailure;
+pub use marked::{Marked, marked};
+pub use running::{Ended, Process, ProcessId};
+
+pub(crate) use detached::Detached;
+pub(crate) use identity::Identity;
