@@ -1,0 +1,218 @@
+//! The API's table as methods.
+
+use std::path::{Path, PathBuf};
+
+use banger_proto::VERSION;
+use banger_proto::api::{
+    CreateVm, DaemonStatus, Image, Kernel, LogKind, Operation, SshTarget, Version, Vm,
+};
+use banger_proto::id::OperationId;
+use banger_proto::name::ArtifactName;
+
+use crate::error::ClientError;
+use crate::events::Events;
+use crate::lease::Lease;
+use crate::log::LogStream;
+use crate::stream::ByteStream;
+use crate::transport::{Call, Transport, path};
+
+/// The version of the API that this client speaks.
+const API: u32 = 1;
+
+/// A daemon that answers. All methods fail with [`ClientError`]: the daemon's own answer as
+/// [`ClientError::Api`], everything else when the daemon is gone, mute or of another version.
+///
+/// `vm` is a name, an id, or an unambiguous beginning of an id.
+#[derive(Clone, Debug)]
+pub struct Client {
+    transport: Transport,
+    daemon: Version,
+}
+
+impl Client {
+    /// Makes sure that a daemon answers on `socket`, and that it speaks the same API.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`] if nobody listens, [`ClientError::OtherApi`] if the daemon is
+    /// too old or too new.
+    pub async fn connect(socket: impl Into<PathBuf>) -> Result<Self, ClientError> {
+        let transport = Transport::new(socket.into());
+        let daemon: Version = transport.json(Call::get("/v1/version")).await?;
+        if daemon.api != API {
+            return Err(ClientError::OtherApi {
+                daemon: daemon.version,
+                api: daemon.api,
+                ours: API,
+            });
+        }
+        Ok(Self { transport, daemon })
+    }
+
+    /// The socket that requests go to.
+    pub fn socket(&self) -> &Path {
+        self.transport.socket()
+    }
+
+    /// The daemon's version, as it was when this client connected.
+    pub fn daemon_version(&self) -> &Version {
+        &self.daemon
+    }
+
+    /// A line for the user if the daemon is of another version than this client. It still works.
+    pub fn version_notice(&self) -> Option<String> {
+        (self.daemon.version != VERSION).then(|| {
+            format!(
+                "the daemon is version {}, this is {VERSION}: run `banger daemon restart`; VMs go on running",
+                self.daemon.version
+            )
+        })
+    }
+
+    /// `GET /v1/version`
+    pub async fn version(&self) -> Result<Version, ClientError> {
+        self.transport.json(Call::get("/v1/version")).await
+    }
+
+    /// `GET /v1/daemon`
+    pub async fn daemon_status(&self) -> Result<DaemonStatus, ClientError> {
+        self.transport.json(Call::get("/v1/daemon")).await
+    }
+
+    /// `POST /v1/daemon/stop`: the daemon ends once it has answered; VMs go on running.
+    pub async fn stop_daemon(&self) -> Result<(), ClientError> {
+        self.transport.done(Call::post("/v1/daemon/stop")).await
+    }
+
+    /// `POST /v1/leases`: held until the result is dropped.
+    pub async fn lease(&self) -> Result<Lease, ClientError> {
+        let call = Call::post("/v1/leases");
+        let request = call.name();
+        let stream = self.transport.upgrade(call).await?;
+        Lease::receive(request, stream).await
+    }
+
+    /// `POST /v1/vms`. With an `idempotency_key`, asking again gives the first one's operation.
+    pub async fn create_vm(
+        &self,
+        vm: &CreateVm,
+        idempotency_key: Option<&str>,
+    ) -> Result<Operation, ClientError> {
+        let call = Call::post("/v1/vms")
+            .json(vm)
+            .idempotency_key(idempotency_key);
+        self.transport.json(call).await
+    }
+
+    /// `GET /v1/vms`
+    pub async fn vms(&self) -> Result<Vec<Vm>, ClientError> {
+        self.transport.json(Call::get("/v1/vms")).await
+    }
+
+    /// `GET /v1/vms/{vm}`
+    pub async fn vm(&self, vm: &str) -> Result<Vm, ClientError> {
+        self.transport
+            .json(Call::get(path("/v1/vms/", vm, "")))
+            .await
+    }
+
+    /// `DELETE /v1/vms/{vm}`
+    pub async fn delete_vm(&self, vm: &str) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::delete(path("/v1/vms/", vm, "")))
+            .await
+    }
+
+    /// `POST /v1/vms/{vm}/start`
+    pub async fn start_vm(&self, vm: &str) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(path("/v1/vms/", vm, "/start")))
+            .await
+    }
+
+    /// `POST /v1/vms/{vm}/stop`
+    pub async fn stop_vm(&self, vm: &str) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(path("/v1/vms/", vm, "/stop")))
+            .await
+    }
+
+    /// `POST /v1/vms/{vm}/exec`: a stream of [`banger_proto::frame`]s, the first one being
+    /// [`banger_proto::frame::Frame::Start`].
+    pub async fn exec(&self, vm: &str) -> Result<ByteStream, ClientError> {
+        self.transport
+            .upgrade(Call::post(path("/v1/vms/", vm, "/exec")))
+            .await
+    }
+
+    /// `POST /v1/vms/{vm}/ssh`: an SSH connection to the guest's server.
+    pub async fn ssh(&self, vm: &str) -> Result<ByteStream, ClientError> {
+        self.transport
+            .upgrade(Call::post(path("/v1/vms/", vm, "/ssh")))
+            .await
+    }
+
+    /// `GET /v1/vms/{vm}/ssh-target`
+    pub async fn ssh_target(&self, vm: &str) -> Result<SshTarget, ClientError> {
+        self.transport
+            .json(Call::get(path("/v1/vms/", vm, "/ssh-target")))
+            .await
+    }
+
+    /// `GET /v1/vms/{vm}/logs`: what there is; with `follow`, also what comes.
+    pub async fn logs(
+        &self,
+        vm: &str,
+        log: LogKind,
+        follow: bool,
+    ) -> Result<LogStream, ClientError> {
+        let log = match log {
+            LogKind::Console => "console",
+            LogKind::Engine => "engine",
+            LogKind::Boot => "boot",
+        };
+        let query = format!("/logs?log={log}&follow={follow}");
+        let call = Call::get(path("/v1/vms/", vm, &query));
+        let request = call.name();
+        Ok(LogStream::new(request, self.transport.body(call).await?))
+    }
+
+    /// `GET /v1/images`
+    pub async fn images(&self) -> Result<Vec<Image>, ClientError> {
+        self.transport.json(Call::get("/v1/images")).await
+    }
+
+    /// `POST /v1/images/{name}/pull`
+    pub async fn pull_image(&self, name: &ArtifactName) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(path("/v1/images/", name.as_str(), "/pull")))
+            .await
+    }
+
+    /// `GET /v1/kernels`
+    pub async fn kernels(&self) -> Result<Vec<Kernel>, ClientError> {
+        self.transport.json(Call::get("/v1/kernels")).await
+    }
+
+    /// `GET /v1/operations/{id}`
+    pub async fn operation(&self, id: &OperationId) -> Result<Operation, ClientError> {
+        self.transport.json(Call::get(operation_path(id, ""))).await
+    }
+
+    /// `GET /v1/operations/{id}/events`: all events, also those that have been.
+    pub async fn events(&self, id: &OperationId) -> Result<Events, ClientError> {
+        let call = Call::get(operation_path(id, "/events"));
+        let request = call.name();
+        Ok(Events::new(request, self.transport.body(call).await?))
+    }
+
+    /// `DELETE /v1/operations/{id}`: calls it off. It ends once it has cleaned up.
+    pub async fn cancel_operation(&self, id: &OperationId) -> Result<(), ClientError> {
+        self.transport
+            .done(Call::delete(operation_path(id, "")))
+            .await
+    }
+}
+
+fn operation_path(id: &OperationId, after: &str) -> String {
+    path("/v1/operations/", id.as_str(), after)
+}

@@ -1,0 +1,201 @@
+//! Starts the daemon where none runs.
+//!
+//! ```text
+//! connect ──answers──────────────────────────────────────────────▶ Client
+//!    │ nobody listens
+//!    ▼
+//! bangerd, detached ──{"ready":true}──▶ connect ─────────────────▶ Client
+//!    ├──{"error": already running}──▶ another one starts it: connect until it answers
+//!    └──{"error": ...}───────────────▶ that error
+//! ```
+//!
+//! `bangerd` writes one JSON line to its standard output when it serves the socket or has
+//! failed to. Detached means: a session of its own, so that no signal of this terminal reaches
+//! it, no descriptor of ours, and `/` as its working directory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use banger_proto::error::{ApiError, ErrorKind};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::client::Client;
+use crate::error::ClientError;
+
+/// How long a daemon may take until it serves its socket: it first adopts the VMs that run.
+pub const READY_LIMIT: Duration = Duration::from_secs(30);
+/// Longest first line of the daemon.
+const LINE_MAX: u64 = 64 << 10;
+
+/// Why there is no daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The program could not be started.
+    #[error("could not start the daemon `{}`", .program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It started, and said why it cannot go on.
+    #[error(transparent)]
+    Refused(ApiError),
+    /// It ended, or said something else, before it served its socket.
+    #[error("the daemon `{}` ended without a word", .program.display())]
+    Mute {
+        /// The program.
+        program: PathBuf,
+    },
+    /// It did not serve its socket in time.
+    #[error("the daemon `{}` did not get ready within {} s", .program.display(), .limit.as_secs())]
+    Timeout {
+        /// The program.
+        program: PathBuf,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// A daemon runs and does not answer as it should.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl From<LaunchError> for ApiError {
+    fn from(error: LaunchError) -> Self {
+        let (kind, hint) = match error {
+            LaunchError::Refused(error) => return error,
+            LaunchError::Client(error) => return error.into(),
+            LaunchError::Spawn { .. } => (
+                ErrorKind::Precondition,
+                "install `bangerd` beside `banger`, or name it in BANGER_DAEMON_BIN",
+            ),
+            LaunchError::Mute { .. } => (ErrorKind::Failed, "run `banger daemon logs`"),
+            LaunchError::Timeout { .. } => (ErrorKind::Timeout, "run `banger daemon logs`"),
+        };
+        let mut api = Self::new(kind, error.to_string());
+        if let Some(source) = std::error::Error::source(&error) {
+            api = api.caused_by(source);
+        }
+        api.with_hint(hint)
+    }
+}
+
+/// Connects to the daemon on `socket`, and starts `program` first if nobody listens there.
+/// A `program` without a slash is looked for in `PATH`.
+///
+/// # Errors
+/// No daemon serves the socket within [`READY_LIMIT`], with the daemon's own reason where it
+/// gave one.
+pub async fn connect_or_start(socket: &Path, program: &Path) -> Result<Client, LaunchError> {
+    match Client::connect(socket).await {
+        Err(error) if error.nobody_listens() => {}
+        result => return Ok(result?),
+    }
+    let deadline = Instant::now() + READY_LIMIT;
+    match timeout_at(deadline, start(program)).await {
+        Err(_) => Err(LaunchError::Timeout {
+            program: program.to_owned(),
+            limit: READY_LIMIT,
+        }),
+        Ok(Ok(Started::Ready)) => Ok(Client::connect(socket).await?),
+        Ok(Ok(Started::AnotherOne)) => connect_until(socket, deadline).await,
+        Ok(Err(error)) => Err(error),
+    }
+}
+
+/// Which daemon serves, or will serve, the socket.
+#[derive(Debug, PartialEq, Eq)]
+enum Started {
+    /// The one that was started, and it does.
+    Ready,
+    /// One that another client started at the same time, maybe not yet.
+    AnotherOne,
+}
+
+/// The daemon's first line; it may have further fields.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct FirstLine {
+    ready: bool,
+    error: Option<ApiError>,
+}
+
+async fn start(program: &Path) -> Result<Started, LaunchError> {
+    let mut command = Command::new(program);
+    command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    // SAFETY: `detach` makes two system calls and touches no memory, which is what is allowed
+    // between fork and exec (signal-safety(7)).
+    unsafe { command.pre_exec(detach) };
+    let mut child = command.spawn().map_err(|source| LaunchError::Spawn {
+        program: program.to_owned(),
+        source,
+    })?;
+    let stdout = child.stdout.take().expect("standard output is piped");
+    let mut line = Vec::new();
+    // A failed read is as good as no line.
+    let _ = BufReader::new(stdout)
+        .take(LINE_MAX)
+        .read_until(b'\n', &mut line)
+        .await;
+    let line: FirstLine = serde_json::from_slice(&line).unwrap_or_default();
+    match line.error {
+        Some(error) if is_already_running(&error) => Ok(Started::AnotherOne),
+        Some(error) => Err(LaunchError::Refused(error)),
+        None if line.ready => Ok(Started::Ready),
+        None => Err(LaunchError::Mute {
+            program: program.to_owned(),
+        }),
+    }
+}
+
+fn is_already_running(error: &ApiError) -> bool {
+    error.kind == ErrorKind::Conflict && error.to_string().contains("already running")
+}
+
+/// Waits for a daemon that somebody else started. There is no event to await: the socket's
+/// file appears before it is listened on, and a stale one may be there all along.
+async fn connect_until(socket: &Path, deadline: Instant) -> Result<Client, LaunchError> {
+    let mut pause = Duration::from_millis(5);
+    loop {
+        match Client::connect(socket).await {
+            Err(error) if error.nobody_listens() && Instant::now() < deadline => {
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(200));
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Runs in the child, before the daemon's program does.
+fn detach() -> io::Result<()> {
+    // SAFETY: takes no arguments, and fails only for a process group's leader, which a fresh
+    // child is not.
+    if unsafe { libc::setsid() } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // What this process was given without close-on-exec, such as a script's pipe or lock, must
+    // not stay open for as long as the daemon lives. Kernels before 5.11 know no such call:
+    // then it does stay open.
+    // SAFETY: plain numbers; closes nothing before exec, so that the standard library's own
+    // pipe to the parent goes on working.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    Ok(())
+}

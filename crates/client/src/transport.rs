@@ -1,0 +1,293 @@
+//! How one request gets its answer: a connection of its own, HTTP/1.1, bounded in time.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use banger_proto::agent::REQUEST_ID_HEADER;
+use banger_proto::api::{IDEMPOTENCY_HEADER, UPGRADE_TOKEN};
+use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::id::RequestId;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::error::ClientError;
+use crate::stream::ByteStream;
+
+/// How long connecting to the socket may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the daemon may take to answer. Long work is an operation and answers at once; an
+/// upgrade waits for the guest agent.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// Longest JSON body that is read.
+const BODY_MAX: usize = 64 << 20;
+
+/// One request, before it is sent.
+#[derive(Debug)]
+pub(crate) struct Call {
+    method: Method,
+    path: String,
+    body: Option<Bytes>,
+    idempotency_key: Option<String>,
+}
+
+impl Call {
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub(crate) fn post(path: impl Into<String>) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    pub(crate) fn delete(path: impl Into<String>) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            body: None,
+            idempotency_key: None,
+        }
+    }
+
+    pub(crate) fn json(mut self, body: &impl Serialize) -> Self {
+        let json = serde_json::to_vec(body).expect("API objects have only string keys");
+        self.body = Some(json.into());
+        self
+    }
+
+    pub(crate) fn idempotency_key(mut self, key: Option<&str>) -> Self {
+        self.idempotency_key = key.map(str::to_owned);
+        self
+    }
+
+    /// Method and path, for messages.
+    pub(crate) fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    fn into_request(self, upgrade: bool) -> Request<Full<Bytes>> {
+        let mut request = Request::builder()
+            .method(self.method)
+            .uri(self.path)
+            .header(header::HOST, "banger")
+            .header(REQUEST_ID_HEADER, RequestId::new().as_str());
+        if self.body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(key) = self.idempotency_key {
+            request = request.header(IDEMPOTENCY_HEADER, key);
+        }
+        if upgrade {
+            request = request
+                .header(header::CONNECTION, "upgrade")
+                .header(header::UPGRADE, UPGRADE_TOKEN);
+        }
+        request
+            .body(Full::new(self.body.unwrap_or_default()))
+            .expect("paths are percent-encoded and headers are ASCII")
+    }
+}
+
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub(crate) struct Transport {
+    socket: PathBuf,
+}
+
+impl Transport {
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Sends the call and reads the answer's JSON.
+    pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let request = call.name();
+        let body = self.whole(call).await?;
+        serde_json::from_slice(&body).map_err(|source| ClientError::Shape { request, source })
+    }
+
+    /// Sends the call; whatever the answer's body says does not matter.
+    pub(crate) async fn done(&self, call: Call) -> Result<(), ClientError> {
+        self.whole(call).await.map(drop)
+    }
+
+    /// Sends the call and gives the answer's body, which may go on for as long as it likes.
+    pub(crate) async fn body(&self, call: Call) -> Result<Incoming, ClientError> {
+        let request = call.name();
+        let answer = within(ANSWER_LIMIT, &request, self.send(call, false)).await?;
+        Ok(answer.into_body())
+    }
+
+    /// Sends the call and turns the connection into a stream of bytes.
+    pub(crate) async fn upgrade(&self, call: Call) -> Result<ByteStream, ClientError> {
+        let request = call.name();
+        within(ANSWER_LIMIT, &request, async {
+            let answer = self.send(call, true).await?;
+            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                return Err(ClientError::Status {
+                    request: request.clone(),
+                    status: answer.status().as_u16(),
+                });
+            }
+            let upgraded =
+                hyper::upgrade::on(answer)
+                    .await
+                    .map_err(|source| ClientError::Transport {
+                        request: request.clone(),
+                        source,
+                    })?;
+            let parts = upgraded
+                .downcast::<TokioIo<UnixStream>>()
+                .expect("every connection is made by `send`, over a Unix socket");
+            Ok(ByteStream::new(parts.io.into_inner(), parts.read_buf))
+        })
+        .await
+    }
+
+    async fn whole(&self, call: Call) -> Result<Bytes, ClientError> {
+        let request = call.name();
+        within(ANSWER_LIMIT, &request, async {
+            let answer = self.send(call, false).await?;
+            read_body(&request, answer.into_body()).await
+        })
+        .await
+    }
+
+    /// Gives the answer's head if it is no error.
+    async fn send(&self, call: Call, upgrade: bool) -> Result<Response<Incoming>, ClientError> {
+        let request = call.name();
+        let stream = self.connect().await?;
+        let transport = |source| ClientError::Transport {
+            request: request.clone(),
+            source,
+        };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(transport)?;
+        // It ends when the answer's body, or the stream that it becomes, is dropped. What goes
+        // wrong with it is seen by whoever reads that.
+        tokio::spawn(connection.with_upgrades());
+        let answer = sender
+            .send_request(call.into_request(upgrade))
+            .await
+            .map_err(transport)?;
+        let status = answer.status();
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(answer);
+        }
+        let body = read_body(&request, answer.into_body()).await?;
+        Err(match serde_json::from_slice::<ApiError>(&body) {
+            Ok(error) => ClientError::Api(error),
+            Err(_) => ClientError::Status {
+                request,
+                status: status.as_u16(),
+            },
+        })
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let connecting = async {
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| ClientError::Connect {
+                    socket: self.socket.clone(),
+                    source,
+                })
+        };
+        within(CONNECT_LIMIT, "connect", connecting).await
+    }
+}
+
+async fn read_body(request: &str, body: Incoming) -> Result<Bytes, ClientError> {
+    let whole = Limited::new(body, BODY_MAX).collect().await;
+    whole
+        .map(|body| body.to_bytes())
+        .map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(source) => ClientError::Transport {
+                request: request.to_owned(),
+                source: *source,
+            },
+            Err(too_long) => ClientError::Api(
+                ApiError::new(
+                    ErrorKind::Unavailable,
+                    format!("could not read the daemon's answer to `{request}`"),
+                )
+                .caused_by(&*too_long),
+            ),
+        })
+}
+
+async fn within<T>(
+    limit: Duration,
+    request: &str,
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    match timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => Err(ClientError::Timeout {
+            request: request.to_owned(),
+            limit,
+        }),
+    }
+}
+
+/// A path of the API with `segment` in it, whatever characters that has (RFC 3986, 2.1).
+pub(crate) fn path(before: &str, segment: &str, after: &str) -> String {
+    let mut path = before.to_owned();
+    for byte in segment.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => {
+                path.push(char::from(byte));
+            }
+            // A segment of dots only would be taken for a directory.
+            b'.' if segment.bytes().any(|byte| byte != b'.') => path.push('.'),
+            byte => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    path.push_str(after);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ordinary_names_stay_as_they_are() {
+        assert_eq!(
+            path("/v1/vms/", "calm-otter", "/exec"),
+            "/v1/vms/calm-otter/exec"
+        );
+        assert_eq!(
+            path("/v1/images/", "generic-6.12", ""),
+            "/v1/images/generic-6.12"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_leaves_its_segment(name in "\\PC{0,40}") {
+            let path = path("/v1/vms/", &name, "");
+            prop_assert!(path.parse::<http::Uri>().is_ok());
+            let segment = path.strip_prefix("/v1/vms/").unwrap();
+            prop_assert!(!segment.contains(['/', '?', '#', ' ']));
+            prop_assert!(segment != "." && segment != "..");
+        }
+    }
+}
