@@ -1,0 +1,86 @@
+//! What the tests with real VMs share: the three programs in one directory, and a store that
+//! holds one image and its kernel, made once by the real `banger image pull`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process;
+use crate::workspace::{AGENT, HOST_PROGRAMS, Workspace, place_program};
+
+/// The image that the tests boot.
+const IMAGE: &str = "debian-bookworm-slim";
+/// What of a `BANGER_HOME` the tests share.
+const SHARED: [&str; 2] = ["images", "kernels"];
+
+/// Puts the programs built for the tests into one directory, and returns it.
+///
+/// `host_programs` are where cargo left `banger` and `bangerd`.
+///
+/// # Errors
+/// A program is missing.
+pub fn programs(workspace: &Workspace, host_programs: &Path, agent: &Path) -> Result<PathBuf> {
+    let directory = workspace.target.join("test-programs");
+    for program in HOST_PROGRAMS {
+        place_program(&host_programs.join(program), &directory)?;
+    }
+    place_program(agent, &directory)?;
+    debug_assert!(directory.join(AGENT).is_file());
+    Ok(directory)
+}
+
+/// Pulls the image into a home of its own unless an earlier run did, and returns the
+/// directory with `images/` and `kernels/`.
+///
+/// # Errors
+/// The pull fails.
+pub fn store(workspace: &Workspace, programs: &Path) -> Result<PathBuf> {
+    let store = workspace.target.join("test-store");
+    if SHARED.iter().all(|name| store.join(name).is_dir()) {
+        eprintln!(
+            "the image of {} is used again; --fresh makes a new one",
+            store.display()
+        );
+        return Ok(store);
+    }
+    // Sockets live below the home, and their paths must be short: not below the target.
+    let home = tempfile::Builder::new().prefix("bgr-").tempdir()?;
+    let banger = |arguments: &[&str]| {
+        let mut command = Command::new(programs.join("banger"));
+        command.args(arguments).env("BANGER_HOME", home.path());
+        process::run(&mut command)
+    };
+    let pulled = banger(&["image", "pull", IMAGE]);
+    let stopped = banger(&["daemon", "stop"]);
+    pulled.and(stopped)?;
+
+    forget(workspace)?;
+    fs::create_dir_all(&store)?;
+    for name in SHARED {
+        let made = home.path().join("state").join(name);
+        // The target may be on another file system, where a rename does not reach.
+        process::run(
+            Command::new("cp")
+                .args(["--archive", "--sparse=always", "--reflink=auto"])
+                .arg(&made)
+                .arg(&store),
+        )?;
+    }
+    Ok(store)
+}
+
+/// Removes the shared store, so that the next [`store`] makes a new one.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn forget(workspace: &Workspace) -> Result<()> {
+    let store = workspace.target.join("test-store");
+    match fs::remove_dir_all(&store) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("could not remove {}", store.display()))
+        }
+        _ => Ok(()),
+    }
+}
