@@ -54,6 +54,33 @@ pub enum Frame {
     Refused(ExecRefused),
 }
 
+/// A kind of frame whose payload is plain bytes, for writers that put the header and the
+/// payload on the wire themselves and thereby copy nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataKind {
+    /// As [`Frame::Stdin`].
+    Stdin,
+    /// As [`Frame::Stdout`].
+    Stdout,
+    /// As [`Frame::Stderr`].
+    Stderr,
+}
+
+impl DataKind {
+    /// What stands before a payload of `length` bytes, which is at most [`MAX_PAYLOAD`].
+    pub fn header(self, length: usize) -> [u8; HEADER_LEN] {
+        debug_assert!(length <= MAX_PAYLOAD);
+        let length = u32::try_from(length).expect("payloads are at most MAX_PAYLOAD");
+        let [a, b, c, d] = length.to_be_bytes();
+        let kind = match self {
+            Self::Stdin => 1,
+            Self::Stdout => 17,
+            Self::Stderr => 18,
+        };
+        [kind, a, b, c, d]
+    }
+}
+
 /// Why bytes are not frames.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -212,6 +239,21 @@ mod tests {
             }
             prop_assert_eq!(read, frames);
             prop_assert!(buffer.is_empty());
+        }
+
+        #[test]
+        fn a_header_and_its_payload_are_the_frame(
+            payload in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let bytes = Bytes::from(payload);
+            for (kind, frame) in [
+                (DataKind::Stdin, Frame::Stdin(bytes.clone())),
+                (DataKind::Stdout, Frame::Stdout(bytes.clone())),
+                (DataKind::Stderr, Frame::Stderr(bytes.clone())),
+            ] {
+                let written = [&kind.header(bytes.len())[..], &bytes[..]].concat();
+                prop_assert_eq!(&frame.to_bytes()[..], &written[..]);
+            }
         }
 
         #[test]
