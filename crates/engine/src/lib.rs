@@ -8,15 +8,28 @@
 //! All that a machine has on the host is named by its [`Place`], so that [`Engine::release`]
 //! needs no memory of the launch.
 
+mod checks;
+mod fake;
+mod files;
 mod machine;
 mod place;
+mod qemu;
+mod reactor;
+mod release;
+mod socket;
 mod spec;
+mod tail;
 
+pub mod probe;
 pub mod process;
 
+pub use checks::checks;
+pub use fake::Fake;
 pub use machine::{
     Activity, AdoptError, AgentStream, ControlError, Engine, Exit, ExitCause, LaunchError, Machine,
     MachineHandle, ReleaseError,
 };
 pub use place::{InvalidMark, Mark, Place};
+pub use qemu::{Qemu, QemuMissing};
 pub use spec::{Access, Disk, MachineSpec, Nic};
+pub use tail::tail;

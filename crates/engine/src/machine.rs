@@ -108,13 +108,12 @@ pub trait Machine: fmt::Debug + Send + Sync {
 
 /// The byte stream between the host and the guest agent.
 pub trait AgentStream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Number of written bytes that the other side has not taken yet.
-    ///
-    /// A hello that is still unread need not be repeated.
+    /// Whether the other side has taken all that was written. A hello that still waits to
+    /// be taken need not be repeated.
     ///
     /// # Errors
     /// The stream is broken.
-    fn unread(&self) -> io::Result<usize>;
+    fn all_taken(&self) -> io::Result<bool>;
 }
 
 /// Finds a machine again after the daemon's death. It goes into `handles.json`.
@@ -158,7 +157,7 @@ pub enum ExitCause {
     },
     /// The engine failed.
     Failed(ProcessFailure),
-    /// It ended while nobody was there to see how.
+    /// Nobody was told: the daemon that had started it was gone.
     Unseen,
 }
 
@@ -174,7 +173,7 @@ impl fmt::Display for ExitCause {
             }
             Self::Killed { signal: None } => f.write_str("the engine was ended"),
             Self::Failed(failure) => write!(f, "the engine failed: {failure}"),
-            Self::Unseen => f.write_str("the engine ended while no daemon was watching"),
+            Self::Unseen => f.write_str("the engine ended, and nobody was told how"),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io;
 
-use crate::Mark;
 use crate::process::{Process, ProcessId};
+use crate::{MachineHandle, Mark, Place};
 
 /// A process that carries a mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,14 +46,39 @@ pub fn marked(instance: &str) -> io::Result<Vec<Marked>> {
         let Ok(process) = ProcessId::of(pid) else {
             continue;
         };
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
-            continue;
-        };
-        if let Some(mark) = mark_in(&environment).filter(|mark| mark.instance == instance) {
+        if let Some(mark) = mark_of(pid).filter(|mark| mark.instance == instance) {
             found.push(Marked { mark, process });
         }
     }
     Ok(found)
+}
+
+/// The running machine of `place`: the process that the handle names, if it is still that
+/// one and carries the mark, or else the oldest process that carries it.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub(crate) fn find(place: &Place, handle: Option<&MachineHandle>) -> io::Result<Option<Process>> {
+    let mark = place.mark();
+    if let Some(handle) = handle
+        && let Some(process) = Process::open(&handle.process)?
+        && mark_of(handle.process.pid).as_ref() == Some(&mark)
+    {
+        return Ok(Some(process));
+    }
+    let oldest = marked(&place.instance)?
+        .into_iter()
+        .filter(|found| found.mark == mark)
+        .min_by_key(|found| found.process.start_time);
+    match oldest {
+        Some(found) => Process::open(&found.process),
+        None => Ok(None),
+    }
+}
+
+/// The mark of a process; `None` also when it may not be looked at.
+fn mark_of(pid: u32) -> Option<Mark> {
+    mark_in(&fs::read(format!("/proc/{pid}/environ")).ok()?)
 }
 
 /// The mark in an environment, as `/proc/<pid>/environ` shows it.

@@ -4,15 +4,17 @@
 //! terminal's signal reaches it; it inherits exactly the descriptors that it is given; and
 //! it carries a [`crate::Mark`] in its environment, by which a later daemon finds it.
 
+mod capture;
 mod detached;
 mod failure;
 mod identity;
-mod marked;
+pub(crate) mod marked;
 mod running;
 
 pub use failure::ProcessFailure;
 pub use marked::{Marked, marked};
 pub use running::{Ended, Process, ProcessId};
 
+pub(crate) use capture::capture;
 pub(crate) use detached::Detached;
 pub(crate) use identity::Identity;

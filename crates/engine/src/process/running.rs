@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+
+use crate::reactor;
 
 /// How long a killed process may take to go.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
@@ -73,7 +74,7 @@ impl fmt::Display for Ended {
 #[derive(Clone, Debug)]
 pub struct Process {
     id: ProcessId,
-    pidfd: Arc<OwnedFd>,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
     ended: watch::Receiver<Option<Ended>>,
 }
 
@@ -115,14 +116,14 @@ impl Process {
     }
 
     fn watch(id: ProcessId, pidfd: OwnedFd) -> io::Result<Self> {
-        let pidfd = Arc::new(pidfd);
-        let readable = AsyncFd::with_interest(Shared(Arc::clone(&pidfd)), Interest::READABLE)?;
+        let pidfd = Arc::new(reactor::readable(pidfd)?);
+        let watched = Arc::clone(&pidfd);
         let (tell, ended) = watch::channel(None);
         // The task, not a method, waits, so that a child is reaped whoever is interested.
         tokio::spawn(async move {
             // The guard's readiness is never cleared: a pidfd becomes readable once, for good.
-            let how = match readable.readable().await {
-                Ok(_) => reap(readable.get_ref().0.as_fd()),
+            let how = match watched.readable().await {
+                Ok(_) => reap(watched.get_ref().as_fd()),
                 Err(_) => Ended::Unseen,
             };
             tell.send_replace(Some(how));
@@ -155,9 +156,21 @@ impl Process {
     /// # Errors
     /// The system refuses.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        match rustix::process::pidfd_send_signal(&*self.pidfd, signal) {
+        match rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether a signal holds the process.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn is_stopped(&self) -> io::Result<bool> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id.pid))?;
+        match start_time(&stat) == Some(self.id.start_time) && !is_zombie(&stat) {
+            true => Ok(state(&stat) == Some('T')),
+            false => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -173,17 +186,7 @@ impl Process {
     }
 }
 
-/// Lets the reactor and the owners share one descriptor.
-#[derive(Debug)]
-struct Shared(Arc<OwnedFd>);
-
-impl AsRawFd for Shared {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-fn reap(pidfd: std::os::fd::BorrowedFd<'_>) -> Ended {
+fn reap(pidfd: BorrowedFd<'_>) -> Ended {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     let Ok(Some(status)) = rustix::process::waitid(WaitId::PidFd(pidfd), options) else {
         return Ended::Unseen;
@@ -203,8 +206,13 @@ fn start_time(stat: &str) -> Option<u64> {
 }
 
 fn is_zombie(stat: &str) -> bool {
-    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-    state.is_some_and(|state| state.starts_with(['Z', 'X']))
+    matches!(state(stat), Some('Z' | 'X'))
+}
+
+/// Field 3 of `/proc/<pid>/stat`.
+fn state(stat: &str) -> Option<char> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.trim_start().chars().next()
 }
 
 fn boot_id() -> io::Result<String> {

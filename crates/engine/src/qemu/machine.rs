@@ -1,0 +1,280 @@
+//! A running QEMU: orders go over QMP, its end is seen by its pidfd.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use banger_proto::api::EngineKind;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use super::qmp::{Qmp, Shutdown};
+use crate::process::{Ended, Process, ProcessFailure};
+use crate::{
+    Activity, AgentStream, ControlError, Exit, ExitCause, LaunchError, Machine, MachineHandle,
+    Place, tail,
+};
+
+/// How long QEMU may take to answer an order. Its main loop waits for the guest's CPUs.
+const ORDER_LIMIT: Duration = Duration::from_secs(15);
+/// How long QEMU's last words may take after its end; they are in the socket by then.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(2);
+/// Number of lines of QEMU's log that explain an end.
+const LOG_LINES: usize = 6;
+
+#[derive(Debug)]
+pub(super) struct QemuMachine {
+    handle: MachineHandle,
+    place: Place,
+    process: Process,
+    /// Replaced when the conversation has broken off and QEMU still runs.
+    qmp: watch::Sender<Option<Qmp>>,
+    /// Whether this side has killed it: an adopted process's status is not told to us.
+    killed: AtomicBool,
+}
+
+impl QemuMachine {
+    /// Takes hold of a process and of its control socket.
+    pub(super) async fn new(place: Place, process: Process) -> Self {
+        let handle = MachineHandle {
+            engine: EngineKind::Qemu,
+            process: process.id().clone(),
+        };
+        // Without it the machine runs all the same; orders try again.
+        let qmp = Qmp::connect(&place.control_socket()).await.ok();
+        Self {
+            handle,
+            place,
+            process,
+            qmp: watch::channel(qmp).0,
+            killed: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns when QEMU has accepted its arguments, opened everything and runs the guest:
+    /// it answers orders only then.
+    pub(super) async fn await_launch(&self, limit: Duration) -> Result<(), LaunchError> {
+        let answer = tokio::select! {
+            biased;
+            answer = self.order_within("query-status", limit) => answer,
+            ended = self.process.wait() => return Err(self.refused(ended)),
+        };
+        match answer {
+            Ok(_) => Ok(()),
+            // It hung up, so it is about to end.
+            Err(ControlError::Ended) => {
+                match tokio::time::timeout(LAST_WORD_LIMIT, self.process.wait()).await {
+                    Ok(ended) => Err(self.refused(ended)),
+                    Err(_) => Err(LaunchError::Control(ControlError::Ended)),
+                }
+            }
+            Err(error) => Err(LaunchError::Control(error)),
+        }
+    }
+
+    fn refused(&self, ended: Ended) -> LaunchError {
+        LaunchError::Refused(self.failure(ended))
+    }
+
+    fn failure(&self, ended: Ended) -> ProcessFailure {
+        ProcessFailure {
+            command: "qemu-system-x86_64".to_owned(),
+            status: ended.to_string(),
+            stderr: self.log(),
+        }
+    }
+
+    fn log(&self) -> Vec<String> {
+        tail(&self.place.engine_log(), LOG_LINES)
+    }
+
+    async fn order(&self, name: &'static str) -> Result<serde_json::Value, ControlError> {
+        self.order_within(name, ORDER_LIMIT).await
+    }
+
+    async fn order_within(
+        &self,
+        name: &'static str,
+        limit: Duration,
+    ) -> Result<serde_json::Value, ControlError> {
+        if self.process.ended().is_some() {
+            return Err(ControlError::Ended);
+        }
+        let current = self.qmp.borrow().clone();
+        let qmp = match current.filter(|qmp| !qmp.is_over()) {
+            Some(qmp) => qmp,
+            None => {
+                let qmp = Qmp::connect(&self.place.control_socket())
+                    .await
+                    .map_err(|source| ControlError::Io {
+                        order: name,
+                        source,
+                    })?;
+                self.qmp.send_replace(Some(qmp.clone()));
+                qmp
+            }
+        };
+        qmp.order(name, limit).await
+    }
+
+    async fn last_word(&self) -> Option<Shutdown> {
+        let qmp = self.qmp.borrow().clone()?;
+        tokio::time::timeout(LAST_WORD_LIMIT, qmp.last_word())
+            .await
+            .ok()
+            .flatten()
+    }
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    fn handle(&self) -> &MachineHandle {
+        &self.handle
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
+        Ok(Box::new(
+            UnixStream::connect(self.place.agent_socket()).await?,
+        ))
+    }
+
+    async fn exited(&self) -> Exit {
+        let ended = self.process.wait().await;
+        let word = self.last_word().await;
+        let killed = self.killed.load(Ordering::Relaxed);
+        Exit {
+            cause: match cause(ended, word, killed) {
+                Some(cause) => cause,
+                None => ExitCause::Failed(self.failure(ended)),
+            },
+            engine_log: self.log(),
+        }
+    }
+
+    async fn kill(&self) -> Result<(), ControlError> {
+        if self.process.ended().is_none() {
+            self.killed.store(true, Ordering::Relaxed);
+        }
+        let killed = self.process.kill().await;
+        killed.map(|_| ()).map_err(|source| ControlError::Io {
+            order: "kill",
+            source,
+        })
+    }
+
+    async fn power_button(&self) -> Result<(), ControlError> {
+        self.order("system_powerdown").await.map(|_| ())
+    }
+
+    async fn pause(&self) -> Result<(), ControlError> {
+        self.order("stop").await.map(|_| ())
+    }
+
+    async fn resume(&self) -> Result<(), ControlError> {
+        self.order("cont").await.map(|_| ())
+    }
+
+    async fn activity(&self) -> Result<Activity, ControlError> {
+        let answer = self.order("query-status").await?;
+        match answer.get("running").and_then(serde_json::Value::as_bool) {
+            Some(true) => Ok(Activity::Running),
+            Some(false) => Ok(Activity::Paused),
+            None => Err(ControlError::Malformed {
+                order: "query-status",
+                answer: answer.to_string().chars().take(80).collect(),
+            }),
+        }
+    }
+}
+
+/// Why a QEMU ended, from all that is known of it. `None`: it failed.
+fn cause(ended: Ended, word: Option<Shutdown>, killed: bool) -> Option<ExitCause> {
+    use std::os::unix::process::ExitStatusExt;
+
+    if let Ended::Status(status) = ended {
+        match (status.code(), status.signal()) {
+            (Some(0), _) => {}
+            (_, Some(signal @ (libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP))) => {
+                return Some(ExitCause::Killed {
+                    signal: Some(signal),
+                });
+            }
+            _ => return None,
+        }
+    }
+    Some(match word {
+        Some(Shutdown::GuestShutdown) => ExitCause::PoweredOff,
+        Some(Shutdown::GuestReset | Shutdown::GuestPanic) => ExitCause::Reset,
+        Some(Shutdown::Host) => ExitCause::Killed { signal: None },
+        None if killed => ExitCause::Killed {
+            signal: Some(libc::SIGKILL),
+        },
+        None => ExitCause::Unseen,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    #[test]
+    fn the_cause_of_an_end_is_what_is_known_best() {
+        let code = |code: i32| Ended::Status(ExitStatus::from_raw(code << 8));
+        let signal = |signal| Ended::Status(ExitStatus::from_raw(signal));
+        let off = Some(Shutdown::GuestShutdown);
+        for (ended, word, killed, expected) in [
+            (code(0), off, false, Some(ExitCause::PoweredOff)),
+            (
+                code(0),
+                Some(Shutdown::GuestReset),
+                false,
+                Some(ExitCause::Reset),
+            ),
+            (
+                code(0),
+                Some(Shutdown::GuestPanic),
+                false,
+                Some(ExitCause::Reset),
+            ),
+            (
+                code(0),
+                Some(Shutdown::Host),
+                false,
+                Some(ExitCause::Killed { signal: None }),
+            ),
+            (code(0), None, false, Some(ExitCause::Unseen)),
+            (code(1), None, false, None),
+            (code(1), off, false, None),
+            (
+                signal(9),
+                None,
+                true,
+                Some(ExitCause::Killed { signal: Some(9) }),
+            ),
+            (
+                signal(9),
+                None,
+                false,
+                Some(ExitCause::Killed { signal: Some(9) }),
+            ),
+            (signal(11), None, false, None),
+            (Ended::Unseen, off, false, Some(ExitCause::PoweredOff)),
+            (
+                Ended::Unseen,
+                None,
+                true,
+                Some(ExitCause::Killed { signal: Some(9) }),
+            ),
+            (Ended::Unseen, None, false, Some(ExitCause::Unseen)),
+        ] {
+            assert_eq!(
+                cause(ended, word, killed),
+                expected,
+                "{ended:?} {word:?} {killed}"
+            );
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! QEMU's machine protocol: one JSON object a line (QEMU's docs/interop/qmp-spec.rst).
+//!
+//! banger gives half a dozen orders without arguments and heeds one event, so this is our
+//! own and not a library of the whole protocol.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::ControlError;
+
+/// Longest line that is read; QEMU's answers to our orders are far shorter.
+const LINE_MAX: u64 = 1024 * 1024;
+
+/// What QEMU says.
+#[derive(Clone, Debug, PartialEq)]
+enum Message {
+    /// It is there.
+    Greeting,
+    /// An order was carried out.
+    Return(Value),
+    /// An order was not carried out.
+    Error(String),
+    /// The machine ends; this is why.
+    Shutdown(Shutdown),
+    /// Something that we do not heed.
+    Other,
+}
+
+/// Why QEMU ends the machine: `ShutdownCause` of qapi/run-state.json.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Shutdown {
+    /// The guest switched itself off.
+    GuestShutdown,
+    /// The guest restarted.
+    GuestReset,
+    /// The guest panicked.
+    GuestPanic,
+    /// Anything else, which is this side's doing.
+    #[serde(other)]
+    Host,
+}
+
+impl Message {
+    /// Reads a line. `None`: it is no message.
+    fn parse(line: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Line {
+            #[serde(rename = "QMP")]
+            greeting: Option<Value>,
+            #[serde(rename = "return", default, deserialize_with = "present")]
+            answer: Option<Value>,
+            error: Option<Refusal>,
+            event: Option<String>,
+            #[serde(default)]
+            data: Value,
+        }
+        #[derive(Deserialize)]
+        struct Refusal {
+            desc: String,
+        }
+        /// An answer may be `null`, which is not the same as none.
+        fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+            Value::deserialize(from).map(Some)
+        }
+
+        let line: Line = serde_json::from_slice(line).ok()?;
+        if let Some(answer) = line.answer {
+            return Some(Self::Return(answer));
+        }
+        if let Some(refusal) = line.error {
+            return Some(Self::Error(refusal.desc));
+        }
+        match line.event.as_deref() {
+            Some("SHUTDOWN") => {
+                let reason = line.data.get("reason").cloned().unwrap_or_default();
+                let cause = serde_json::from_value(reason).unwrap_or(Shutdown::Host);
+                Some(Self::Shutdown(cause))
+            }
+            Some(_) => Some(Self::Other),
+            None => line.greeting.map(|_| Self::Greeting),
+        }
+    }
+}
+
+/// A conversation with one QEMU.
+#[derive(Clone, Debug)]
+pub(super) struct Qmp {
+    orders: mpsc::Sender<Order>,
+    shutdown: watch::Receiver<Option<Shutdown>>,
+}
+
+#[derive(Debug)]
+struct Order {
+    name: &'static str,
+    answer: oneshot::Sender<Result<Value, String>>,
+}
+
+impl Qmp {
+    /// Begins a conversation on the socket. QEMU may be busy: orders wait for it.
+    pub(super) async fn connect(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path).await?;
+        let (orders, received) = mpsc::channel(8);
+        let (tell, shutdown) = watch::channel(None);
+        tokio::spawn(converse(stream, received, tell));
+        Ok(Self { orders, shutdown })
+    }
+
+    /// Gives an order without arguments.
+    pub(super) async fn order(
+        &self,
+        name: &'static str,
+        limit: Duration,
+    ) -> Result<Value, ControlError> {
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.orders.send(Order { name, answer }).await.ok()?;
+            answered.await.ok()
+        };
+        match tokio::time::timeout(limit, asked).await {
+            Ok(Some(Ok(value))) => Ok(value),
+            Ok(Some(Err(reason))) => Err(ControlError::Refused {
+                order: name,
+                reason,
+            }),
+            Ok(None) => Err(ControlError::Ended),
+            Err(_) => Err(ControlError::Timeout {
+                order: name,
+                seconds: limit.as_secs(),
+            }),
+        }
+    }
+
+    /// Whether the conversation has come to its end.
+    pub(super) fn is_over(&self) -> bool {
+        self.orders.is_closed()
+    }
+
+    /// Waits for the conversation's end; returns why QEMU ended the machine, if it said so.
+    pub(super) async fn last_word(&self) -> Option<Shutdown> {
+        let mut shutdown = self.shutdown.clone();
+        while shutdown.changed().await.is_ok() {}
+        *shutdown.borrow()
+    }
+}
+
+/// Carries the conversation until QEMU hangs up or every [`Qmp`] is dropped.
+async fn converse(
+    stream: UnixStream,
+    mut orders: mpsc::Receiver<Order>,
+    shutdown: watch::Sender<Option<Shutdown>>,
+) {
+    let (read, mut write) = stream.into_split();
+    let mut lines = Lines::new(read);
+    // QEMU answers in the order in which it was asked. `None`: the negotiation, which goes
+    // first and which nobody waits for.
+    let mut asked: VecDeque<Option<oneshot::Sender<Result<Value, String>>>> = VecDeque::new();
+    asked.push_back(None);
+    if write.write_all(&line_of("qmp_capabilities")).await.is_err() {
+        return;
+    }
+    loop {
+        tokio::select! {
+            // Both branches are cancel-safe.
+            order = orders.recv() => {
+                let Some(order) = order else { return };
+                // An order is short, and QEMU reads until it has it: this does not block for
+                // longer than QEMU itself hangs, and the order has its limit.
+                if write.write_all(&line_of(order.name)).await.is_err() {
+                    return;
+                }
+                asked.push_back(Some(order.answer));
+            }
+            line = lines.next() => {
+                let Ok(Some(line)) = line else { return };
+                let answer = match Message::parse(&line) {
+                    Some(Message::Return(value)) => Ok(value),
+                    Some(Message::Error(reason)) => Err(reason),
+                    Some(Message::Shutdown(cause)) => {
+                        shutdown.send_replace(Some(cause));
+                        continue;
+                    }
+                    Some(Message::Greeting | Message::Other) => continue,
+                    None => {
+                        let line = String::from_utf8_lossy(&line);
+                        tracing::warn!(%line, "qemu sent a line that is no message");
+                        continue;
+                    }
+                };
+                if let Some(Some(waiting)) = asked.pop_front() {
+                    // Whoever asked may have given up.
+                    let _ = waiting.send(answer);
+                }
+            }
+        }
+    }
+}
+
+fn line_of(order: &str) -> Vec<u8> {
+    format!("{{\"execute\":\"{order}\"}}\n").into_bytes()
+}
+
+/// Lines of bounded length. [`Lines::next`] is cancel-safe: what was read of a line stays.
+struct Lines {
+    reader: BufReader<OwnedReadHalf>,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn new(read: OwnedReadHalf) -> Self {
+        Self {
+            reader: BufReader::new(read),
+            line: Vec::new(),
+        }
+    }
+
+    /// The next line; `None` at the end.
+    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let room = LINE_MAX.saturating_sub(self.line.len() as u64);
+        let mut bounded = (&mut self.reader).take(room);
+        bounded.read_until(b'\n', &mut self.line).await?;
+        match self.line.last() {
+            Some(b'\n') => Ok(Some(std::mem::take(&mut self.line))),
+            _ if self.line.len() as u64 >= LINE_MAX => Err(io::ErrorKind::InvalidData.into()),
+            _ => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_qemu_says_is_understood() {
+        let parse = |line: &str| Message::parse(line.as_bytes());
+        assert_eq!(
+            parse(r#"{"QMP": {"version": {"qemu": {"major": 7}}, "capabilities": ["oob"]}}"#),
+            Some(Message::Greeting)
+        );
+        assert_eq!(
+            parse(r#"{"return": {}}"#),
+            Some(Message::Return(serde_json::json!({})))
+        );
+        assert_eq!(
+            parse(r#"{"return": null}"#),
+            Some(Message::Return(Value::Null))
+        );
+        assert_eq!(
+            parse(r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 1}"#),
+            Some(Message::Error("no".to_owned()))
+        );
+        for (reason, cause) in [
+            ("guest-shutdown", Shutdown::GuestShutdown),
+            ("guest-reset", Shutdown::GuestReset),
+            ("guest-panic", Shutdown::GuestPanic),
+            ("host-signal", Shutdown::Host),
+            ("of-the-future", Shutdown::Host),
+        ] {
+            let line = format!(
+                r#"{{"timestamp": {{"seconds": 1}}, "event": "SHUTDOWN",
+                     "data": {{"guest": true, "reason": "{reason}"}}}}"#
+            );
+            assert_eq!(parse(&line), Some(Message::Shutdown(cause)), "{reason}");
+        }
+        assert_eq!(
+            parse(r#"{"event": "RESUME", "data": {}}"#),
+            Some(Message::Other)
+        );
+        assert_eq!(parse("{}"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn rubbish_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Message::parse(&bytes);
+        }
+
+        #[test]
+        fn json_that_is_no_message_never_panics(
+            key in prop_oneof!["QMP", "return", "error", "event", "data", "[a-z]{0,5}"],
+            value in prop_oneof!["null", "1", "\\[\\]", "\\{\\}", "\"SHUTDOWN\"", "\\{\"desc\":3\\}"],
+        ) {
+            let _ = Message::parse(format!(r#"{{"{key}": {value}}}"#).as_bytes());
+            let _ = Message::parse(
+                format!(r#"{{"event": "SHUTDOWN", "data": {value}}}"#).as_bytes(),
+            );
+        }
+    }
+
+    /// A conversation whose other end the test plays.
+    async fn conversation() -> (Qmp, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (orders, received) = mpsc::channel(8);
+        let (tell, shutdown) = watch::channel(None);
+        tokio::spawn(converse(near, received, tell));
+        (Qmp { orders, shutdown }, far)
+    }
+
+    #[tokio::test]
+    async fn answers_go_to_whom_asked_and_events_in_between_do_not_confuse() {
+        let (qmp, mut far) = conversation().await;
+        far.write_all(
+            b"{\"QMP\": {}}\r\n{\"return\": {}}\r\nrubbish\n{\"event\": \"STOP\"}\n\
+              {\"return\": {\"status\": \"running\"}}\n{\"error\": {\"desc\": \"not now\"}}\n\
+              {\"event\": \"SHUTDOWN\", \"data\": {\"reason\": \"guest-shutdown\"}}\n",
+        )
+        .await
+        .unwrap();
+        let limit = Duration::from_secs(10);
+        let (status, stop) =
+            tokio::join!(qmp.order("query-status", limit), qmp.order("stop", limit),);
+        assert_eq!(status.unwrap()["status"], "running");
+        insta::assert_snapshot!(stop.unwrap_err(), @"the engine refused `stop`: not now");
+        drop(far);
+        assert_eq!(qmp.last_word().await, Some(Shutdown::GuestShutdown));
+        assert!(matches!(
+            qmp.order("stop", limit).await,
+            Err(ControlError::Ended)
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_qemu_that_hangs_does_not_hang_its_caller() {
+        let (qmp, _far) = conversation().await;
+        let error = qmp
+            .order("stop", Duration::from_secs(15))
+            .await
+            .unwrap_err();
+        insta::assert_snapshot!(error, @"the engine gave no answer to `stop` within 15 s");
+    }
+}
