@@ -1,0 +1,68 @@
+//! How the shared image and programs come into a home, and what a home holds.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{chown, lchown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::user::User;
+
+/// Makes `to` hold what `from` holds, sharing the files: they are only ever replaced, never
+/// written to. Copies where the file system does not let it share.
+pub fn share_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("the home can be written to");
+    for entry in fs::read_dir(from).unwrap_or_else(|error| panic!("{}: {error}", from.display())) {
+        let entry = entry.expect("the directory can be read");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("it has a type").is_dir() {
+            share_tree(&entry.path(), &target);
+        } else if fs::hard_link(entry.path(), &target).is_err() {
+            copy_sparse(&entry.path(), &target);
+        }
+    }
+}
+
+/// Copies a directory with everything in it, holes included.
+pub fn copy_tree(from: &Path, to: &Path) {
+    copy_sparse(from, to);
+}
+
+fn copy_sparse(from: &Path, to: &Path) {
+    let status = Command::new("cp")
+        .args(["--archive", "--sparse=always", "--reflink=auto"])
+        .args([from, to])
+        .status()
+        .expect("cp can be started");
+    assert!(status.success(), "cp {} failed: {status}", from.display());
+}
+
+/// Gives everything in `directory` to `user`.
+pub fn give_tree(directory: &Path, user: &User) {
+    chown(directory, Some(user.uid), Some(user.gid)).expect("root gives files away");
+    for path in list(directory) {
+        lchown(&path, Some(user.uid), Some(user.gid)).expect("root gives files away");
+    }
+}
+
+/// Every file and directory below `directory`; none if it is not there.
+pub fn list(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => panic!("{}: {error}", directory.display()),
+        };
+        for entry in entries {
+            let entry = entry.expect("the directory can be read");
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    found
+}

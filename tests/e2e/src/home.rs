@@ -1,0 +1,296 @@
+//! A banger of a test's own: a temporary `BANGER_HOME` with the shared image in it, and the
+//! assertion at its end that nothing of it is left on the host.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use banger_config::Paths;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::inventory::{self, HostNetwork, Process};
+use crate::invocation::{Invocation, pid_exits_within};
+use crate::user::{User, is_root, open_tun_to_everyone};
+use crate::{files, skip};
+
+/// The image that the tests boot; the default one of every [`Home`].
+pub const IMAGE: &str = "debian-bookworm-slim";
+
+/// How long what goes by itself may take to be gone.
+const GONE_LIMIT: Duration = Duration::from_secs(30);
+
+/// A banger of its own. When it goes, it must have left nothing.
+#[derive(Debug)]
+pub struct Home {
+    directory: TempDir,
+    programs: PathBuf,
+    paths: Paths,
+    user: Option<User>,
+    network: HostNetwork,
+}
+
+impl Home {
+    /// A banger that has the image and the kernel, run by the user of `BANGER_TEST_USER`.
+    ///
+    /// `None`, after saying why, if this run cannot have one.
+    pub fn new() -> Option<Self> {
+        let home = Self::empty()?;
+        let Some(artifacts) = std::env::var_os("BANGER_TEST_ARTIFACTS") else {
+            skip("BANGER_TEST_ARTIFACTS is not set: run `cargo xtask test --only vms`");
+            return None;
+        };
+        for kind in ["images", "kernels"] {
+            let (from, to) = (
+                Path::new(&artifacts).join(kind),
+                home.paths.state.join(kind),
+            );
+            match &home.user {
+                None => files::share_tree(&from, &to),
+                // A file that belongs to two users cannot be shared.
+                Some(_) => files::copy_tree(&from, &to),
+            }
+        }
+        home.hand_over();
+        Some(home)
+    }
+
+    /// A banger that has to get its image itself.
+    pub fn empty() -> Option<Self> {
+        let Some(programs) = std::env::var_os("BANGER_TEST_BIN").map(PathBuf::from) else {
+            skip("BANGER_TEST_BIN is not set: run `cargo xtask test --only vms`");
+            return None;
+        };
+        let user = match std::env::var("BANGER_TEST_USER") {
+            Err(_) => None,
+            Ok(_) if !is_root() => {
+                skip("only root can run banger as another user");
+                return None;
+            }
+            Ok(name) => Some(User::find(&name).unwrap_or_else(|| panic!("no user `{name}`"))),
+        };
+        Some(Self::make(programs, user))
+    }
+
+    fn make(programs: PathBuf, user: Option<User>) -> Self {
+        // Not $TMPDIR: the paths of sockets must be short.
+        let directory = tempfile::Builder::new()
+            .prefix("bgr-")
+            .tempdir_in("/tmp")
+            .expect("/tmp can be written to");
+        let path = directory.path().to_owned();
+        let paths = Paths::resolve(
+            |name| (name == "BANGER_HOME").then(|| path.clone().into()),
+            user.as_ref().map_or(0, |user| user.uid),
+        )
+        .expect("a short absolute path will do");
+        for made in [&paths.config, &paths.state, &path.join("home")] {
+            fs::create_dir_all(made).expect("the home can be written to");
+        }
+        let mut home = Self {
+            network: HostNetwork::read(),
+            directory,
+            programs,
+            paths,
+            user,
+        };
+        home.configure(&format!("default_image_name = \"{IMAGE}\"\n"));
+        if home.user.is_some() {
+            // What the tests were built into may lie below a directory of root's.
+            let copies = home.path().join("bin");
+            files::copy_tree(&home.programs, &copies);
+            home.programs = copies;
+            open_tun_to_everyone(home.path());
+            home.hand_over();
+        }
+        home
+    }
+
+    /// Its directory, the `BANGER_HOME`.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where it keeps its things.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The engine that its VMs run on.
+    pub fn engine() -> String {
+        std::env::var("BANGER_TEST_ENGINE").unwrap_or_else(|_| "qemu".to_owned())
+    }
+
+    /// Adds to its config file; before its daemon starts.
+    pub fn configure(&self, lines: &str) {
+        let file = self.paths.config_file();
+        let mut text =
+            fs::read_to_string(&file).unwrap_or_else(|_| format!("vmm = \"{}\"\n", Self::engine()));
+        text.push_str(lines);
+        fs::write(&file, text).expect("the home can be written to");
+        self.hand_over();
+    }
+
+    /// `banger` with these arguments, in this home.
+    pub fn banger<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Invocation {
+        let mut command = self.command(self.programs.join("banger"));
+        command.args(arguments);
+        Invocation::new(command)
+    }
+
+    /// Any program, run as this home's user and in its environment.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("LANG", "C.UTF-8")
+            .env("HOME", self.path().join("home"))
+            .env("BANGER_HOME", self.path())
+            .env("BANGER_LOG_LEVEL", "debug")
+            .current_dir(self.path());
+        if Self::engine() == "fake" {
+            command.env("BANGER_TEST_FAKE", "1");
+        }
+        if let Some(user) = &self.user {
+            // The standard library drops the supplementary groups with this.
+            command.uid(user.uid).gid(user.gid);
+            command.env("USER", &user.name).env("LOGNAME", &user.name);
+        }
+        command
+    }
+
+    /// Its programs: `banger`, `bangerd` and `banger-vsock-agent`.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
+    /// The processes that belong to it now, those of its VMs included.
+    pub fn processes(&self) -> Vec<Process> {
+        inventory::processes(&self.paths, self.path())
+    }
+
+    /// Its processes whose command line holds `words`.
+    pub fn processes_of(&self, words: &str) -> Vec<Process> {
+        let mut processes = self.processes();
+        processes.retain(|process| process.command.contains(words));
+        processes
+    }
+
+    /// The daemon's process, if it runs.
+    pub fn daemon(&self) -> Option<Pid> {
+        let daemons = self.processes();
+        let daemon = daemons.iter().find(|process| {
+            let mut words = process.command.split_whitespace();
+            words
+                .next()
+                .is_some_and(|program| program.ends_with("/bangerd"))
+                && words.next() != Some("net-holder")
+        })?;
+        Pid::from_raw(daemon.pid)
+    }
+
+    /// Kills the daemon in the middle of whatever it does, and returns once it is gone.
+    pub fn kill_daemon(&self) {
+        let daemon = self.daemon().expect("the daemon runs");
+        kill_process(daemon, Signal::KILL).expect("it is ours to kill");
+        assert!(
+            pid_exits_within(daemon, GONE_LIMIT),
+            "SIGKILL ends a process"
+        );
+    }
+
+    /// Asserts that no VM has anything on this host: no process, file or directory. The
+    /// daemon may run.
+    #[track_caller]
+    pub fn assert_no_vm_left(&self) {
+        let allowed = self.daemon().map(|pid| pid.as_raw_nonzero().get());
+        let left: Vec<_> = gone_by_themselves(self.processes(), allowed)
+            .into_iter()
+            .filter(|left| self.processes().contains(left))
+            .collect();
+        assert!(left.is_empty(), "processes are left: {left:#?}");
+        let mut files = files::list(&self.paths.vms());
+        files.extend(files::list(&self.paths.runtime.join("vms")));
+        assert!(files.is_empty(), "files of VMs are left: {files:#?}");
+        let interfaces = inventory::interfaces(&self.paths);
+        assert!(interfaces.is_empty(), "interfaces are left: {interfaces:?}");
+        let mounts = inventory::mounts(self.path());
+        assert!(mounts.is_empty(), "mounts are left: {mounts:#?}");
+        assert_eq!(
+            HostNetwork::read(),
+            self.network,
+            "the host's network changed"
+        );
+    }
+
+    /// Asserts that banger knows no VM.
+    #[track_caller]
+    pub fn assert_no_vm_known(&self) {
+        let listed = self.banger(["vm", "list", "--json"]).run().json();
+        assert_eq!(listed, serde_json::json!([]), "VMs are left");
+    }
+
+    /// Everything in it belongs to its user.
+    fn hand_over(&self) {
+        if let Some(user) = &self.user {
+            files::give_tree(self.path(), user);
+        }
+    }
+
+    /// What a person would look at after a failure.
+    fn show_logs(&self) {
+        for file in files::list(self.path()) {
+            if file.extension().is_some_and(|extension| extension == "log") {
+                let text = fs::read(&file).unwrap_or_default();
+                let end = &text[text.len().saturating_sub(8192)..];
+                eprintln!("--- {}\n{}", file.display(), String::from_utf8_lossy(end));
+            }
+        }
+    }
+
+    fn kill_everything(&self) {
+        for process in self.processes() {
+            if let Some(pid) = Pid::from_raw(process.pid) {
+                let _ = kill_process(pid, Signal::KILL); // it may just have ended
+                pid_exits_within(pid, GONE_LIMIT);
+            }
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+            self.kill_everything();
+            if std::env::var_os("BANGER_TEST_KEEP").is_some() {
+                self.directory.disable_cleanup(true);
+            }
+            return;
+        }
+        if self.daemon().is_some() {
+            self.banger(["daemon", "stop"]).run().exited_with(0);
+        }
+        let left = gone_by_themselves(self.processes(), None);
+        self.kill_everything();
+        assert!(left.is_empty(), "processes are left at the end: {left:#?}");
+        self.assert_no_vm_left();
+    }
+}
+
+/// Waits for the end of `processes` but `allowed`, and returns those that it did not see.
+fn gone_by_themselves(processes: Vec<Process>, allowed: Option<i32>) -> Vec<Process> {
+    processes
+        .into_iter()
+        .filter(|process| Some(process.pid) != allowed)
+        .filter(|process| {
+            Pid::from_raw(process.pid).is_some_and(|pid| !pid_exits_within(pid, GONE_LIMIT))
+        })
+        .collect()
+}
