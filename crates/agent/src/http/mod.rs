@@ -1,0 +1,127 @@
+//! Which request does what: the table of [`banger_proto::agent`].
+
+mod body;
+mod exec;
+mod status;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use banger_proto::agent::{AgentError, REQUEST_ID_HEADER};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tracing::{Instrument, info, info_span, warn};
+
+pub use body::Body;
+
+use crate::agent::Agent;
+
+/// Longest JSON body that is read.
+const JSON_LIMIT: usize = 4 * 1024 * 1024;
+
+/// A request that failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// What failed and why.
+    pub message: String,
+}
+
+impl Failure {
+    /// The request cannot be understood or carried out as it is.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            message: message.into(),
+        }
+    }
+
+    /// The request is fine but could not be carried out.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            message: message.into(),
+        }
+    }
+
+    fn not_found(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            message: message.into(),
+        }
+    }
+}
+
+/// What a handler gives back.
+pub type Answer = Result<Response<Body>, Failure>;
+
+/// Answers one request, within a span that carries its id.
+pub async fn answer(
+    agent: Arc<Agent>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let id = request.headers().get(REQUEST_ID_HEADER);
+    let id = id.and_then(|id| id.to_str().ok()).unwrap_or("-").to_owned();
+    let span = info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let answer = async {
+        let answer = route(&agent, request).await;
+        match &answer {
+            Ok(response) => info!(status = response.status().as_u16(), "answered"),
+            Err(failure) => {
+                warn!(
+                    status = failure.status.as_u16(),
+                    error = failure.message,
+                    "refused"
+                );
+            }
+        }
+        answer
+    };
+    Ok(answer.instrument(span).await.unwrap_or_else(|failure| {
+        let error = AgentError {
+            message: failure.message,
+        };
+        json(failure.status, &error)
+    }))
+}
+
+async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Answer {
+    let path = request.uri().path().to_owned();
+    let method = request.method().clone();
+    match (path.as_str(), &method) {
+        ("/healthz", &Method::GET) => status::health(agent),
+        ("/v1/configure", &Method::POST) => status::configure(agent, read_json(request).await?),
+        ("/v1/exec", &Method::POST) => exec::exec(agent, request).await,
+        ("/v1/shutdown", &Method::POST) => status::shutdown(agent, read_json(request).await?),
+        _ => Err(Failure::not_found(format!(
+            "no such request: {method} {path}"
+        ))),
+    }
+}
+
+async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Failure> {
+    let body = Limited::new(request.into_body(), JSON_LIMIT)
+        .collect()
+        .await;
+    let body =
+        body.map_err(|error| Failure::bad_request(format!("could not read the body: {error}")))?;
+    serde_json::from_slice(&body.to_bytes())
+        .map_err(|error| Failure::bad_request(format!("could not understand the body: {error}")))
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let bytes = serde_json::to_vec(value).expect("protocol types have only string keys");
+    let mut response = Response::new(Body::full(bytes));
+    *response.status_mut() = status;
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::full(Vec::new()));
+    *response.status_mut() = status;
+    response
+}

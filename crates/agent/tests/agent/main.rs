@@ -1,0 +1,5 @@
+//! The agent as an ordinary process, driven over its socket as the daemon does.
+
+mod client;
+mod exec;
+mod link;
