@@ -1,12 +1,262 @@
 //! What the network needs of the host, for doctor and for failures that lack it.
 
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
 use banger_proto::doctor::Check;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::config::NetworkConfig;
+use crate::holder::{Arguments, TUN, open_tun};
+use crate::host;
+use crate::plan::Subnet;
 
-/// Checks what the network needs of the host. It starts `pasta` and `nft` to ask for their
-/// versions, so it takes some ten milliseconds: call it where blocking is fine.
+/// How long a program may take to tell its version.
+const RUN_MAX: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
+
+/// Checks what the network needs of the host. It runs `pasta`, `nft` and the holder for a
+/// moment, which takes some ten milliseconds: call it where blocking is fine.
 pub fn checks(config: &NetworkConfig) -> Vec<Check> {
-    let _ = config;
-    Vec::new()
+    let found = |result: Result<Check, Check>| result.unwrap_or_else(|check| check);
+    vec![
+        found(tun()),
+        found(namespaces(config)),
+        found(NFT.check()),
+        found(PASTA.check()),
+        way_out(),
+        range(config),
+        ping(),
+    ]
+}
+
+/// What keeps a VM from being attached, as far as can be told without starting anything.
+pub(crate) fn missing(nat: bool) -> Option<Check> {
+    tun()
+        .err()
+        .or_else(|| NFT.find().err())
+        .or_else(|| pasta_missing().filter(|_| nat))
+}
+
+/// What is wrong if pasta is not there.
+pub(crate) fn pasta_missing() -> Option<Check> {
+    PASTA.find().err()
+}
+
+fn tun() -> Result<Check, Check> {
+    const ID: &str = "net.tun";
+    const TITLE: &str = "tap devices";
+    match open_tun() {
+        Ok(_) => Ok(Check::pass(ID, TITLE, format!("{TUN} can be opened"))),
+        Err(error) => {
+            let fix = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "as root: chmod 0666 /dev/net/tun; to keep it so, add the udev rule \
+                     KERNEL==\"tun\", MODE=\"0666\""
+                }
+                _ => "as root: modprobe tun",
+            };
+            Err(Check::fail(
+                ID,
+                TITLE,
+                format!("{TUN} cannot be opened: {error}"),
+                fix,
+            ))
+        }
+    }
+}
+
+/// Whether the holder's namespaces can be had: a holder makes them and ends.
+fn namespaces(config: &NetworkConfig) -> Result<Check, Check> {
+    const ID: &str = "net.namespaces";
+    const TITLE: &str = "user namespaces";
+    let Some((program, first)) = config.holder.split_first() else {
+        let detail = "no program is given for the network's holder";
+        return Err(Check::fail(ID, TITLE, detail, "reinstall banger"));
+    };
+    let mut probe = Command::new(program);
+    probe.args(first).args(Arguments::Probe.render());
+    match output_of(&mut probe) {
+        Ok(_) => Ok(Check::pass(
+            ID,
+            TITLE,
+            "user, PID and network namespaces can be made",
+        )),
+        Err(detail) => Err(Check::fail(ID, TITLE, detail, namespaces_fix())),
+    }
+}
+
+/// The switches that systems have for this, and the one that is off.
+fn namespaces_fix() -> &'static str {
+    let is = |path: &str, value: &str| {
+        fs::read_to_string(path).is_ok_and(|content| content.trim() == value)
+    };
+    if is(
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+    ) {
+        // Ubuntu 24.04 and later.
+        return "as root: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, \
+                or give bangerd an AppArmor profile with `userns,`";
+    }
+    if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        return "as root: sysctl -w kernel.unprivileged_userns_clone=1";
+    }
+    if is("/proc/sys/user/max_user_namespaces", "0") {
+        return "as root: sysctl -w user.max_user_namespaces=15000";
+    }
+    "the kernel needs CONFIG_USER_NS, CONFIG_PID_NS and CONFIG_NET_NS, and a container \
+     around banger must allow unshare(2)"
+}
+
+const NFT: Program = Program {
+    id: "net.nft",
+    name: "nft",
+    version: "--version",
+    fix: "as root: apt install nftables",
+};
+
+const PASTA: Program = Program {
+    id: "net.pasta",
+    name: "pasta",
+    version: "--version",
+    fix: "as root: apt install passt",
+};
+
+/// A program that the network runs.
+struct Program {
+    id: &'static str,
+    name: &'static str,
+    /// The option that makes it tell its version.
+    version: &'static str,
+    fix: &'static str,
+}
+
+impl Program {
+    fn find(&self) -> Result<PathBuf, Check> {
+        host::find_program(self.name).ok_or_else(|| {
+            let detail = format!("{} is not installed", self.name);
+            Check::fail(self.id, self.name, detail, self.fix)
+        })
+    }
+
+    fn check(&self) -> Result<Check, Check> {
+        let path = self.find()?;
+        match output_of(Command::new(&path).arg(self.version)) {
+            Ok(output) => {
+                let version = output.lines().next().unwrap_or_default().trim();
+                let detail = format!("{}: {version}", path.display());
+                Ok(Check::pass(self.id, self.name, detail))
+            }
+            Err(error) => {
+                let detail = format!("{} does not run: {error}", path.display());
+                Err(Check::fail(self.id, self.name, detail, self.fix))
+            }
+        }
+    }
+}
+
+/// Runs a command of few words for at most [`RUN_MAX`].
+fn output_of(command: &mut Command) -> Result<String, String> {
+    let run = |command: &mut Command| -> io::Result<Option<Output>> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let pid = rustix::process::Pid::from_child(&child);
+        let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+        let mut ended = [PollFd::new(&ended, PollFlags::IN)];
+        if rustix::event::poll(&mut ended, Some(&RUN_MAX))? == 0 {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        child.wait_with_output().map(Some)
+    };
+    match run(command) {
+        Ok(Some(output)) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Ok(Some(output)) => {
+            let words = String::from_utf8_lossy(&output.stderr);
+            let last = words.lines().rfind(|line| !line.trim().is_empty());
+            Err(last.map_or_else(|| output.status.to_string(), str::to_owned))
+        }
+        Ok(None) => Err(format!("it takes more than {} s", RUN_MAX.tv_sec)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn way_out() -> Check {
+    const ID: &str = "net.way-out";
+    const TITLE: &str = "way out";
+    let routes = host::routes().unwrap_or_default();
+    match host::way_out(&routes) {
+        Some(route) => {
+            let mtu = host::mtu(&route.interface);
+            let mtu = mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
+            Check::pass(
+                ID,
+                TITLE,
+                format!("by {}, whose MTU is {mtu}", route.interface),
+            )
+        }
+        None => Check::warn(
+            ID,
+            TITLE,
+            "the host has no IPv4 default route, so VMs reach nothing outside",
+            "connect the host to a network",
+        ),
+    }
+}
+
+fn range(config: &NetworkConfig) -> Check {
+    const ID: &str = "net.range";
+    const TITLE: &str = "addresses of VMs";
+    let fix = "set bridge_ip and cidr in the config to a private range that the host does not use";
+    let subnet = match Subnet::new(config.bridge) {
+        Ok(subnet) => subnet,
+        Err(error) => return Check::fail(ID, TITLE, error.to_string(), fix),
+    };
+    let range = format!("{}/{}", subnet.network(), subnet.prefix);
+    let routes = host::routes().unwrap_or_default();
+    match routes.iter().find(|route| route.overlaps(subnet)) {
+        None => Check::pass(ID, TITLE, format!("{range} is not among the host's routes")),
+        Some(route) => {
+            let detail = format!(
+                "{range} overlaps {} of {}, which VMs therefore cannot reach",
+                route.destination, route.interface
+            );
+            Check::warn(ID, TITLE, detail, fix)
+        }
+    }
+}
+
+/// pasta sends guests' echo requests by ping sockets (icmp(7)).
+fn ping() -> Check {
+    const ID: &str = "net.ping";
+    const TITLE: &str = "ping from VMs";
+    const RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+    let range = fs::read_to_string(RANGE).unwrap_or_default();
+    let bounds: Vec<u32> = range
+        .split_whitespace()
+        .filter_map(|n| n.parse().ok())
+        .collect();
+    let group = rustix::process::getegid().as_raw();
+    match bounds[..] {
+        [first, last] if (first..=last).contains(&group) => {
+            Check::pass(ID, TITLE, "VMs can send echo requests outside")
+        }
+        _ => Check::warn(
+            ID,
+            TITLE,
+            format!("{RANGE} leaves out group {group}, so VMs cannot ping the outside"),
+            "as root: sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"",
+        ),
+    }
 }

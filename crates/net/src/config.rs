@@ -21,6 +21,23 @@ pub struct NetworkConfig {
     pub holder: Vec<OsString>,
 }
 
+/// Name of the holder's socket in the runtime directory.
+pub(crate) const SOCKET: &str = "net.sock";
+/// Name of the file in the runtime directory that the holder keeps locked.
+pub(crate) const LOCK: &str = "net.lock";
+
+impl NetworkConfig {
+    /// Where the holder listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.runtime_dir.join(SOCKET)
+    }
+
+    /// What the holder keeps locked.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.runtime_dir.join(LOCK)
+    }
+}
+
 /// Why no network can be made of a [`NetworkConfig`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {

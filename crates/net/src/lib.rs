@@ -10,12 +10,19 @@
 //! A [`holder`] process keeps the namespace, whatever becomes of the daemon; [`Network`]
 //! starts it with the first VM and talks to it. It goes with the last VM.
 
+mod channel;
 mod check;
 mod config;
 pub mod holder;
+mod host;
 mod network;
 pub mod plan;
+mod protocol;
+mod rules;
+mod start;
 
 pub use check::checks;
 pub use config::{InvalidConfig, NetworkConfig};
 pub use network::{AttachError, Attachment, ControlError, Network};
+pub use protocol::Failure;
+pub use start::StartError;

@@ -140,7 +140,7 @@ pub struct Mac([u8; 6]);
 impl Mac {
     /// Locally administered and unicast (IEEE 802, the second-lowest and lowest bit of the
     /// first byte), a `b` for banger, the instance, and the slot.
-    fn of_guest(instance: Instance, slot: u16) -> Self {
+    pub(crate) fn of_guest(instance: Instance, slot: u16) -> Self {
         let [a, b] = instance.0.to_be_bytes();
         let [c, d] = slot.to_be_bytes();
         Self([0x02, b'b', a, b, c, d])
@@ -186,6 +186,10 @@ impl Subnet {
 
     pub(crate) fn network(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.gateway.to_bits() & mask(self.prefix))
+    }
+
+    pub(crate) fn mask(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(mask(self.prefix))
     }
 
     fn broadcast(self) -> Ipv4Addr {
