@@ -2,10 +2,15 @@
 
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::{chown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use rustix::fs::inotify;
+
+use crate::invocation::becomes_readable;
 use crate::user::User;
 
 /// Makes `to` hold what `from` holds, sharing the files: they are only ever replaced, never
@@ -42,6 +47,33 @@ pub fn give_tree(directory: &Path, user: &User) {
     chown(directory, Some(user.uid), Some(user.gid)).expect("root gives files away");
     for path in list(directory) {
         lchown(&path, Some(user.uid), Some(user.gid)).expect("root gives files away");
+    }
+}
+
+/// Waits until there is nothing in `directory`, or no such directory.
+#[track_caller]
+pub fn wait_until_empty(directory: &Path, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify is to be had");
+    let events = inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::DELETE_SELF
+        | inotify::WatchFlags::MOVED_FROM;
+    // The watch comes first, so that no change falls between the look and the wait.
+    let watched = inotify::add_watch(&watch, directory, events).is_ok();
+    loop {
+        let left = list(directory);
+        if left.is_empty() {
+            return;
+        }
+        let limit = deadline.saturating_duration_since(Instant::now());
+        assert!(
+            watched && becomes_readable(&watch, limit),
+            "still there after {limit:?}: {left:#?}"
+        );
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        inotify::Reader::new(&watch, &mut buffer)
+            .next()
+            .expect("it is readable");
     }
 }
 

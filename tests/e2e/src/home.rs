@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::inventory::{self, HostNetwork, Process};
 use crate::invocation::{Invocation, pid_exits_within};
 use crate::user::{User, is_root, open_tun_to_everyone};
-use crate::{files, skip};
+use crate::{files, skip, user};
 
 /// The image that the tests boot; the default one of every [`Home`].
 pub const IMAGE: &str = "debian-bookworm-slim";
@@ -54,6 +54,15 @@ impl Home {
         }
         home.hand_over();
         Some(home)
+    }
+
+    /// The same, for what the `fake` engine cannot show.
+    pub fn with_vms() -> Option<Self> {
+        if Self::engine() == "fake" {
+            skip("the fake engine has no virtual machine");
+            return None;
+        }
+        Self::new()
     }
 
     /// A banger that has to get its image itself.
@@ -139,6 +148,11 @@ impl Home {
         Invocation::new(command)
     }
 
+    /// One of banger's other programs, in this home.
+    pub fn program(&self, name: &str) -> Invocation {
+        Invocation::new(self.command(self.programs.join(name)))
+    }
+
     /// Any program, run as this home's user and in its environment.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         use std::os::unix::process::CommandExt;
@@ -205,6 +219,72 @@ impl Home {
         );
     }
 
+    /// Whether root is its user.
+    pub fn is_roots(&self) -> bool {
+        self.user.is_none() && is_root()
+    }
+
+    /// Its files of this name.
+    pub fn files_named(&self, name: &str) -> Vec<PathBuf> {
+        let mut found = files::list(&self.paths.state);
+        found.retain(|path| path.file_name().is_some_and(|found| found == name));
+        assert!(!found.is_empty(), "there is no {name}");
+        found
+    }
+
+    /// Asks the daemon, which must run, over its socket.
+    pub fn get(&self, path: &str) -> serde_json::Value {
+        let mut curl = self.command("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--fail-with-body",
+            "--max-time",
+            "30",
+        ]);
+        curl.arg("--unix-socket").arg(self.paths.socket());
+        curl.arg(format!("http://banger{path}"));
+        Invocation::new(curl).run().json()
+    }
+
+    /// Gives `directory` a file system of so little room, for what this test starts.
+    /// False, after saying why, if this run cannot.
+    pub fn limit_size(&self, directory: &Path, size: &str) -> bool {
+        let owner = self
+            .user
+            .as_ref()
+            .map_or((0, 0), |user| (user.uid, user.gid));
+        user::can_mount() && {
+            fs::create_dir_all(directory).expect("the home can be written to");
+            user::mount_small(directory, size, owner);
+            true
+        }
+    }
+
+    /// Lets nothing that this test starts write to `directory`. False, after saying why, if
+    /// this run cannot.
+    pub fn make_read_only(&self, directory: &Path) -> bool {
+        user::can_mount() && {
+            user::mount_read_only(directory);
+            true
+        }
+    }
+
+    /// Waits until the VMs that are being deleted are gone, and asserts that they left nothing.
+    #[track_caller]
+    pub fn wait_for_no_vm(&self) {
+        for directory in [self.paths.vms(), self.paths.runtime.join("vms")] {
+            files::wait_until_empty(&directory, GONE_LIMIT);
+        }
+        self.assert_no_vm_left();
+        // The daemon forgets a VM last, when nothing is left of it.
+        let is_known = || {
+            let listed = self.banger(["vm", "list", "--json"]).run().json();
+            listed != serde_json::json!([])
+        };
+        assert!((0..200).any(|_| !is_known()), "banger still knows a VM");
+    }
+
     /// Asserts that no VM has anything on this host: no process, file or directory. The
     /// daemon may run.
     #[track_caller]
@@ -236,8 +316,8 @@ impl Home {
         assert_eq!(listed, serde_json::json!([]), "VMs are left");
     }
 
-    /// Everything in it belongs to its user.
-    fn hand_over(&self) {
+    /// Gives everything in it to its user, after a test put something there.
+    pub fn hand_over(&self) {
         if let Some(user) = &self.user {
             files::give_tree(self.path(), user);
         }

@@ -6,8 +6,8 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -108,8 +108,8 @@ impl Invocation {
             std::thread::spawn(move || pipe.write_all(&bytes));
         }
         Running {
-            stdout: collect(child.stdout.take().expect("it is piped")),
-            stderr: collect(child.stderr.take().expect("it is piped")),
+            stdout: Collected::of(child.stdout.take().expect("it is piped")),
+            stderr: Collected::of(child.stderr.take().expect("it is piped")),
             stdin,
             child,
             shown,
@@ -123,8 +123,8 @@ impl Invocation {
 pub struct Running {
     child: Child,
     stdin: Option<std::process::ChildStdin>,
-    stdout: Receiver<Vec<u8>>,
-    stderr: Receiver<Vec<u8>>,
+    stdout: Collected,
+    stderr: Collected,
     shown: String,
     limit: Duration,
 }
@@ -151,6 +151,20 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it has not been waited for");
     }
 
+    /// Waits until its standard output holds `words`.
+    #[track_caller]
+    pub fn expect_stdout(&mut self, words: &str) {
+        let found = self.stdout.wait_for(words, self.limit);
+        assert!(found, "no `{words}`: {self:?}");
+    }
+
+    /// Waits until its standard error holds `words`.
+    #[track_caller]
+    pub fn expect_stderr(&mut self, words: &str) {
+        let found = self.stderr.wait_for(words, self.limit);
+        assert!(found, "no `{words}`: {self:?}");
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Output {
         let exited = exits_within(&self.child, self.limit);
@@ -161,8 +175,8 @@ impl Running {
         self.stdin = None;
         let output = Output {
             status,
-            stdout: all(&self.stdout, "standard output", &self.shown),
-            stderr: String::from_utf8_lossy(&all(&self.stderr, "standard error", &self.shown))
+            stdout: self.stdout.all("standard output", &self.shown),
+            stderr: String::from_utf8_lossy(&self.stderr.all("standard error", &self.shown))
                 .into_owned(),
             shown: self.shown,
         };
@@ -251,22 +265,62 @@ pub fn becomes_readable(descriptor: &OwnedFd, limit: Duration) -> bool {
     poll(&mut descriptors, Some(&limit)).expect("poll works on a descriptor of ours") > 0
 }
 
-/// Reads to the end in a thread of its own.
-fn collect(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What was read before an error is what the test shall see.
-        let _ = from.read_to_end(&mut bytes);
-        sender.send(bytes)
-    });
-    receiver
+/// What a thread of its own reads from a command's output.
+struct Collected {
+    chunks: Receiver<Vec<u8>>,
+    bytes: Vec<u8>,
 }
 
-fn all(receiver: &Receiver<Vec<u8>>, what: &str, shown: &str) -> Vec<u8> {
-    receiver
-        .recv_timeout(OUTPUT_LIMIT)
-        .unwrap_or_else(|_| panic!("`{shown}` has ended, and something still holds its {what}"))
+impl Collected {
+    fn of(mut from: impl Read + Send + 'static) -> Self {
+        let (sender, chunks) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                if sender.send(buffer[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            chunks,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Reads on until `words` were there: true if they came in time.
+    fn wait_for(&mut self, words: &str, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            if String::from_utf8_lossy(&self.bytes).contains(words) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.chunks.recv_timeout(left) {
+                Ok(chunk) => self.bytes.extend(chunk),
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Everything to its end, which must come soon now that the command has ended.
+    fn all(mut self, what: &str, shown: &str) -> Vec<u8> {
+        loop {
+            match self.chunks.recv_timeout(OUTPUT_LIMIT) {
+                Ok(chunk) => self.bytes.extend(chunk),
+                Err(RecvTimeoutError::Disconnected) => return self.bytes,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("`{shown}` has ended, and something still holds its {what}")
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Collected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.bytes))
+    }
 }
 
 fn show(command: &Command) -> String {

@@ -22,7 +22,7 @@ mod terminal;
 mod user;
 
 pub use home::{Home, IMAGE};
-pub use invocation::{Invocation, Output, Running};
+pub use invocation::{Invocation, Output, Running, exits_within, pid_exits_within};
 pub use terminal::Terminal;
 pub use user::User;
 

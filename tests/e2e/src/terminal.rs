@@ -131,7 +131,14 @@ impl Terminal {
 
     /// Waits for the command's end, and returns its status and the rest of the screen.
     #[track_caller]
-    pub fn wait(mut self) -> (ExitStatus, String) {
+    pub fn wait(self) -> (ExitStatus, String) {
+        let (status, text, _) = self.wait_and_look();
+        (status, text)
+    }
+
+    /// The same, and whether the terminal is cooked after it.
+    #[track_caller]
+    pub fn wait_and_look(mut self) -> (ExitStatus, String, bool) {
         let deadline = Instant::now() + LIMIT;
         loop {
             match self.watch(deadline.saturating_duration_since(Instant::now())) {
@@ -144,7 +151,8 @@ impl Terminal {
             }
         }
         let status = self.child.wait().expect("it is our child");
-        (status, String::from_utf8_lossy(&self.seen).into_owned())
+        let text = String::from_utf8_lossy(&self.seen).into_owned();
+        (status, text, self.is_cooked())
     }
 
     /// Waits for output, which it adds to what was seen, or for the command's end.
