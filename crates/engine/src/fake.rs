@@ -173,6 +173,10 @@ impl Machine for FakeMachine {
         &self.handle
     }
 
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
     async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
         let path = self.place.agent_socket();
         // Between the birth of a socket's file and its first moment of listening there are

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
@@ -43,6 +43,20 @@ pub(crate) fn reopenable(path: &Path, by_another_user: bool) -> io::Result<File>
         SealFlags::SEAL | SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK,
     )?;
     Ok(copy)
+}
+
+/// Opens a kernel. A file that is none gets an answer that says so: QEMU would take it for a
+/// kernel of another age.
+pub(crate) fn kernel(path: &Path, by_another_user: bool) -> io::Result<File> {
+    let file = reopenable(path, by_another_user)?;
+    let mut magic = [0; 4];
+    match file.read_exact_at(&mut magic, 0) {
+        Ok(()) if magic == *b"\x7fELF" => Ok(file),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is no ELF image (`vmlinux`)",
+        )),
+    }
 }
 
 /// A fresh log that this process and the engine append to; the one before is kept beside it.

@@ -63,6 +63,9 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// What finds this machine again after the daemon's death.
     fn handle(&self) -> &MachineHandle;
 
+    /// Whose it is, and where its logs are.
+    fn place(&self) -> &Place;
+
     /// Opens the byte stream to the guest agent. It can be opened before the guest is up:
     /// what is written waits. Only one stream at a time carries bytes; another one waits
     /// until the first is dropped.

@@ -152,8 +152,14 @@ mod tests {
 
     #[test]
     fn a_wrong_program_is_told_from_qemu() {
-        let error = Binary::find(Some(Path::new("/bin/true"))).unwrap_err();
-        insta::assert_snapshot!(error, @"`/bin/true` does not tell QEMU's version but ``");
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("qemu");
+        std::fs::write(&script, "#!/bin/sh\necho something else\n").unwrap();
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        let error = Binary::find(Some(&script)).unwrap_err();
+        assert!(
+            matches!(error, QemuMissing::NotQemu { printed, .. } if printed == "something else")
+        );
         let error = Binary::find(Some(Path::new("/nonexistent/qemu"))).unwrap_err();
         insta::assert_snapshot!(error, @"could not run `/nonexistent/qemu`");
         assert_eq!(in_path(std::ffi::OsStr::new("/nonexistent:relative")), None);

@@ -81,7 +81,11 @@ impl QemuMachine {
         ProcessFailure {
             command: "qemu-system-x86_64".to_owned(),
             status: ended.to_string(),
-            stderr: self.log(),
+            stderr: self
+                .log()
+                .iter()
+                .map(|line| without_program(line))
+                .collect(),
         }
     }
 
@@ -131,6 +135,10 @@ impl QemuMachine {
 impl Machine for QemuMachine {
     fn handle(&self) -> &MachineHandle {
         &self.handle
+    }
+
+    fn place(&self) -> &Place {
+        &self.place
     }
 
     async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
@@ -186,6 +194,14 @@ impl Machine for QemuMachine {
             }),
         }
     }
+}
+
+/// QEMU's words without its name in front, which the failure tells already.
+fn without_program(line: &str) -> String {
+    let rest = ["qemu-system-x86_64: ", "qemu: "]
+        .iter()
+        .find_map(|name| line.strip_prefix(name));
+    rest.unwrap_or(line).to_owned()
 }
 
 /// Why a QEMU ended, from all that is known of it. `None`: it failed.

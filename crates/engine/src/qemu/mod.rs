@@ -123,12 +123,13 @@ impl Qemu {
                 fd: inherited.push(file.into()),
             });
         }
-        let mut boot_file = |what, path| {
-            let file = opened(what, path, |path| files::reopenable(path, by_another_user))?;
-            Ok(inherited.push(file.into()))
-        };
-        let kernel = boot_file("kernel", &spec.kernel)?;
-        let initrd = boot_file("initrd", &spec.initrd)?;
+        let kernel = opened("kernel", &spec.kernel, |path| {
+            files::kernel(path, by_another_user)
+        })?;
+        let initrd = opened("initrd", &spec.initrd, |path| {
+            files::reopenable(path, by_another_user)
+        })?;
+        let (kernel, initrd) = (inherited.push(kernel.into()), inherited.push(initrd.into()));
         let mut listening = |path: &Path| match socket::listen(path) {
             Ok(socket) => Ok(inherited.push(socket)),
             Err(source) => Err(LaunchError::Socket {
@@ -139,7 +140,7 @@ impl Qemu {
         let agent = listening(&place.agent_socket())?;
         let control = listening(&place.control_socket())?;
         Ok(Plan {
-            name: format!("banger-{}-{},debug-threads=off", place.instance, place.slot),
+            name: format!("banger-{}-{}", place.instance, place.slot),
             accelerator: self.accelerator(),
             vcpu: spec.vcpu,
             memory: spec.memory,
