@@ -1,0 +1,52 @@
+//! `banger ssh-proxy`: what `banger vm ssh` gives ssh as its ProxyCommand.
+
+use banger_proto::error::{ApiError, ErrorKind};
+use clap::Args;
+use tokio::io::{AsyncWriteExt, BufReader, copy_buf, stdin, stdout};
+
+use crate::failure::{Failure, Outcome};
+use crate::near;
+use crate::settings::Settings;
+
+/// How much is moved at once.
+const BUFFER: usize = 64 << 10;
+
+#[derive(Debug, Args)]
+pub(crate) struct SshProxy {
+    /// The VM: its name, its id, or the beginning of its id
+    vm: String,
+}
+
+impl SshProxy {
+    pub(crate) async fn run(self, settings: &Settings) -> Outcome {
+        let client = settings.connect().await?;
+        let stream = match client.ssh(&self.vm).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(near::explain(&client, &self.vm, error).await),
+        };
+        let (reader, mut writer) = stream.into_split();
+        let up = async {
+            copy_buf(&mut BufReader::with_capacity(BUFFER, stdin()), &mut writer).await?;
+            writer.shutdown().await
+        };
+        let down = async {
+            let mut stdout = stdout();
+            copy_buf(&mut BufReader::with_capacity(BUFFER, reader), &mut stdout).await?;
+            stdout.flush().await
+        };
+        // The connection is over when the guest's server ends it, whatever ssh still sends.
+        let ended = tokio::select! {
+            ended = down => ended,
+            Err(broken) = up => Err(broken),
+        };
+        ended.map_err(|error| -> Failure {
+            ApiError::new(
+                ErrorKind::Unavailable,
+                format!("the ssh connection to VM `{}` broke", self.vm),
+            )
+            .caused_by(&error)
+            .into()
+        })?;
+        Ok(0)
+    }
+}

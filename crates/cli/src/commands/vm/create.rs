@@ -1,0 +1,198 @@
+//! `banger vm create`
+
+use std::time::Instant;
+
+use banger_client::Client;
+use banger_proto::api::{CreateVm, Operation};
+use banger_proto::id::{LeaseId, RequestId};
+use banger_proto::name::{ArtifactName, VmName};
+use banger_proto::size::ByteSize;
+use clap::Args;
+use clap_complete::ArgValueCandidates;
+
+use crate::args::{EngineArg, Json, Quiet, label, size};
+use crate::complete;
+use crate::failure::{Failure, Outcome};
+use crate::follow;
+use crate::output::{print, print_json};
+use crate::progress::{Display, Verbosity};
+use crate::render::time::took;
+use crate::settings::Settings;
+use crate::signals::Signals;
+
+const EXAMPLES: &str = "\
+Examples:
+  banger vm create
+  banger vm create --name devbox --vcpu 4 --memory 8G --disk-size 50G
+  banger vm create --no-start --image debian-trixie --json";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    vm: VmArgs,
+    /// Make the VM and do not start it
+    #[arg(long)]
+    no_start: bool,
+    #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
+    quiet: Quiet,
+}
+
+/// What a new VM shall be.
+#[derive(Debug, Args)]
+pub(crate) struct VmArgs {
+    /// The VM's name: a DNS label [default: two words, such as calm-otter]
+    #[arg(long, help_heading = "VM options")]
+    name: Option<VmName>,
+    /// The image to boot; got first if it is not here [default: default_image_name of the config]
+    #[arg(long, help_heading = "VM options", add = ArgValueCandidates::new(complete::image_names))]
+    image: Option<ArtifactName>,
+    /// Number of virtual CPUs [default: a quarter of the host's, 1 to 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "VM options")]
+    vcpu: Option<u32>,
+    /// Memory, such as 512M or 4G [default: an eighth of the host's, 512M to 8G]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "VM options")]
+    memory: Option<ByteSize>,
+    /// Size of the work disk, which is /root [default: 8G]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "VM options")]
+    disk_size: Option<ByteSize>,
+    /// Size of the system disk, which keeps changes to the image [default: 8G]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "VM options")]
+    system_size: Option<ByteSize>,
+    /// Let the VM reach the outside (the default)
+    #[arg(long, overrides_with = "no_nat", help_heading = "VM options")]
+    nat: bool,
+    /// Keep the VM from reaching the outside
+    #[arg(long, overrides_with = "nat", help_heading = "VM options")]
+    no_nat: bool,
+    /// The engine to run it with [default: vmm of the config, or the best that works here]
+    #[arg(long, value_enum, help_heading = "VM options")]
+    engine: Option<EngineArg>,
+    /// Mark the VM; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label, help_heading = "VM options")]
+    label: Vec<(String, String)>,
+}
+
+impl VmArgs {
+    /// What to ask of the daemon.
+    pub(super) fn request(self, no_start: bool, lease: Option<LeaseId>) -> CreateVm {
+        CreateVm {
+            name: self.name,
+            image: self.image,
+            vcpu: self.vcpu,
+            memory: self.memory,
+            disk_size: self.disk_size,
+            system_size: self.system_size,
+            engine: self.engine.map(Into::into),
+            nat: match (self.nat, self.no_nat) {
+                (false, false) => None,
+                (nat, _) => Some(nat),
+            },
+            labels: self.label.into_iter().collect(),
+            no_start,
+            lease,
+        }
+    }
+}
+
+impl Create {
+    pub(crate) async fn run(self, settings: &Settings) -> Outcome {
+        let mut signals = Signals::listen()?;
+        let client = settings.connect().await?;
+        let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));
+        let request = self.vm.request(self.no_start, None);
+        let operation = create(&client, &request, &display, &mut signals).await?;
+        let name = vm_of(&operation);
+        if self.json.json {
+            print_json(&client.vm(&name).await?)?;
+        } else {
+            print(&format!("{name}\n"))?;
+        }
+        Ok(0)
+    }
+}
+
+/// Makes a VM; a signal calls that off.
+pub(super) async fn create(
+    client: &Client,
+    request: &CreateVm,
+    display: &Display,
+    signals: &mut Signals,
+) -> Result<Operation, Failure> {
+    let began = Instant::now();
+    let key = RequestId::new();
+    let operation = client.create_vm(request, Some(key.as_str())).await?;
+    let name = vm_of(&operation);
+    let progress = display.operation(&format!("creating VM `{name}`"));
+    let operation = follow::or_call_off(client, &operation, progress, signals).await?;
+    let state = if request.no_start { "created" } else { "ready" };
+    display.note(&format!(
+        "VM `{name}` is {state} after {}",
+        took(began.elapsed())
+    ));
+    Ok(operation)
+}
+
+/// What to call the VM that an operation is about.
+pub(super) fn vm_of(operation: &Operation) -> String {
+    match (&operation.vm_name, &operation.vm) {
+        (Some(name), _) => name.to_string(),
+        (None, Some(id)) => id.to_string(),
+        (None, None) => "?".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Parsed {
+        #[command(flatten)]
+        vm: VmArgs,
+    }
+
+    fn request(words: &[&str]) -> CreateVm {
+        let words = std::iter::once(&"x").chain(words);
+        Parsed::try_parse_from(words)
+            .unwrap()
+            .vm
+            .request(false, None)
+    }
+
+    #[test]
+    fn what_is_left_out_is_left_to_the_daemon() {
+        assert_eq!(request(&[]), CreateVm::default());
+    }
+
+    #[test]
+    fn what_is_typed_is_asked_for() {
+        let request = request(&[
+            "--name",
+            "devbox",
+            "--vcpu",
+            "3",
+            "--memory",
+            "1.5G",
+            "--disk-size",
+            "20G",
+            "--system-size",
+            "4096",
+            "--no-nat",
+            "--engine",
+            "qemu",
+            "--label",
+            "a=b=c",
+        ]);
+        insta::assert_json_snapshot!(request);
+    }
+
+    #[test]
+    fn the_last_of_nat_and_no_nat_counts() {
+        assert_eq!(request(&["--no-nat", "--nat"]).nat, Some(true));
+        assert_eq!(request(&["--nat", "--no-nat"]).nat, Some(false));
+    }
+}

@@ -1,0 +1,88 @@
+//! What `start`, `stop` and `delete` share: several VMs at once, each on its own.
+
+use banger_client::{Client, ClientError};
+use banger_proto::api::Operation;
+use banger_proto::error::ApiError;
+use banger_proto::exit;
+use clap::Args;
+use clap_complete::ArgValueCandidates;
+use futures_util::future::join_all;
+
+use crate::args::{Json, Quiet};
+use crate::complete;
+use crate::failure::{Failure, Outcome};
+use crate::follow;
+use crate::near;
+use crate::output::print_json;
+use crate::progress::{Display, Verbosity};
+use crate::settings::Settings;
+
+/// Which VMs, and how it is told.
+#[derive(Debug, Args)]
+pub(super) struct Each {
+    /// The VMs: names, ids, or beginnings of ids
+    #[arg(required = true, value_name = "VM", add = ArgValueCandidates::new(complete::vm_names))]
+    vms: Vec<String>,
+    #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
+    quiet: Quiet,
+}
+
+/// The words for what is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Words {
+    /// `stopping`
+    pub(super) going_on: &'static str,
+    /// `stopped`
+    pub(super) done: &'static str,
+}
+
+impl Each {
+    /// Asks `begin` for an operation on each VM and follows them all. Those that can be done
+    /// are done; what cannot is said, and makes the command fail.
+    pub(super) async fn run<B>(mut self, settings: &Settings, words: Words, begin: B) -> Outcome
+    where
+        B: AsyncFn(&Client, &str) -> Result<Operation, ClientError>,
+    {
+        let mut seen = std::collections::HashSet::new();
+        self.vms.retain(|vm| seen.insert(vm.clone()));
+        let client = settings.connect().await?;
+        let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));
+        let each = self.vms.iter().map(async |vm| {
+            let result = one(&client, vm, words, &display, &begin).await;
+            match &result {
+                Ok(_) => display.note(&format!("VM `{vm}` is {}", words.done)),
+                Err(error) => display.error(error),
+            }
+            result.ok()
+        });
+        let ended = join_all(each).await;
+        let all = ended.iter().all(Option::is_some);
+        if self.json.json {
+            print_json(&ended.into_iter().flatten().collect::<Vec<_>>())?;
+        }
+        match all {
+            true => Ok(0),
+            false => Err(Failure::silent(exit::FAILURE)),
+        }
+    }
+}
+
+async fn one<B>(
+    client: &Client,
+    vm: &str,
+    words: Words,
+    display: &Display,
+    begin: &B,
+) -> Result<Operation, ApiError>
+where
+    B: AsyncFn(&Client, &str) -> Result<Operation, ClientError>,
+{
+    let operation = match begin(client, vm).await {
+        Ok(operation) => operation,
+        Err(error) => return Err(near::explained(client, vm, error).await),
+    };
+    let progress = display.operation(&format!("{} VM `{vm}`", words.going_on));
+    follow::to_end(client, &operation, progress).await
+}

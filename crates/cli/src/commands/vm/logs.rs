@@ -1,0 +1,63 @@
+//! `banger vm logs`
+
+use banger_proto::api::LogKind;
+use clap::Args;
+use clap_complete::ArgValueCandidates;
+
+use crate::complete;
+use crate::failure::Outcome;
+use crate::near;
+use crate::output;
+use crate::settings::Settings;
+
+const EXAMPLES: &str = "\
+Examples:
+  banger vm logs calm-otter
+  banger vm logs -f calm-otter
+  banger vm logs --boot calm-otter";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Logs {
+    /// The VM: its name, its id, or the beginning of its id
+    #[arg(add = ArgValueCandidates::new(complete::vm_names))]
+    vm: String,
+    /// Go on printing what comes
+    #[arg(long, short)]
+    follow: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct Which {
+    /// What the guest's kernel and init print (the default)
+    #[arg(long)]
+    console: bool,
+    /// Stages of the last start, with their times
+    #[arg(long)]
+    boot: bool,
+    /// What the engine's process prints
+    #[arg(long)]
+    engine: bool,
+}
+
+impl Logs {
+    pub(crate) async fn run(self, settings: &Settings) -> Outcome {
+        let kind = match (self.which.boot, self.which.engine) {
+            (true, _) => LogKind::Boot,
+            (_, true) => LogKind::Engine,
+            (false, false) => LogKind::Console,
+        };
+        let client = settings.connect().await?;
+        let mut log = match client.logs(&self.vm, kind, self.follow).await {
+            Ok(log) => log,
+            Err(error) => return Err(near::explain(&client, &self.vm, error).await),
+        };
+        while let Some(bytes) = log.next().await? {
+            output::write(&bytes)?;
+        }
+        Ok(0)
+    }
+}

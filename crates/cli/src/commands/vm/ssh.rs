@@ -1,0 +1,150 @@
+//! `banger vm ssh`: the user's own ssh client, told how to reach the VM and which host key to
+//! expect. Nothing in the user's ssh files is touched.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use banger_proto::api::SshTarget;
+use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::id::VmId;
+use clap::Args;
+use clap_complete::ArgValueCandidates;
+
+use crate::complete;
+use crate::failure::{Failure, Outcome};
+use crate::near;
+use crate::settings::Settings;
+
+const EXAMPLES: &str = "\
+Examples:
+  banger vm ssh calm-otter
+  banger vm ssh calm-otter -- uptime
+  banger vm ssh calm-otter -- -L 8080:localhost:80";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Ssh {
+    /// The VM: its name, its id, or the beginning of its id
+    #[arg(add = ArgValueCandidates::new(complete::vm_names))]
+    vm: String,
+    /// Options for ssh, and a command for the guest
+    #[arg(last = true)]
+    args: Vec<OsString>,
+}
+
+impl Ssh {
+    pub(crate) async fn run(self, settings: &Settings) -> Outcome {
+        let client = settings.connect().await?;
+        let asked = async {
+            let vm = client.vm(&self.vm).await?;
+            let target = client.ssh_target(vm.id.as_str()).await?;
+            Ok((vm.id, target))
+        };
+        let (id, target) = match asked.await {
+            Ok(answer) => answer,
+            Err(error) => return Err(near::explain(&client, &self.vm, error).await),
+        };
+        let own = std::env::current_exe()
+            .map_err(|error| Failure::system("could not find banger's own program", &error))?;
+        let mut ssh = Command::new("ssh");
+        ssh.args(ssh_options(&own, &id, &target)?).args(self.args);
+        // ssh takes this process's place: terminal, signals and exit status are its own.
+        Err(no_ssh(&ssh.exec()))
+    }
+}
+
+fn no_ssh(error: &std::io::Error) -> Failure {
+    ApiError::new(ErrorKind::Precondition, "could not run `ssh`")
+        .caused_by(error)
+        .with_hint("install it (on Debian and Ubuntu: `sudo apt-get install openssh-client`), or use `banger vm exec`")
+        .into()
+}
+
+/// ssh's arguments up to and with the host (ssh(1), ssh_config(5)).
+fn ssh_options(own: &Path, vm: &VmId, target: &SshTarget) -> Result<Vec<String>, ApiError> {
+    let own = own
+        .to_str()
+        .ok_or_else(|| unusable(&own.to_string_lossy()))?;
+    let proxy = format!(
+        "ProxyCommand={} ssh-proxy {vm}",
+        shell_word(own).replace('%', "%%")
+    );
+    let known_hosts = format!(
+        "UserKnownHostsFile={}",
+        config_word(&target.known_hosts_file)?
+    );
+    let identity = format!("IdentityFile={}", config_word(&target.identity_file)?);
+    let alias = format!("HostKeyAlias={}", target.name);
+    let mut options = Vec::new();
+    for option in [
+        proxy.as_str(),
+        &known_hosts,
+        "GlobalKnownHostsFile=/dev/null",
+        &alias,
+        "StrictHostKeyChecking=yes",
+        &identity,
+        "IdentitiesOnly=yes",
+        // A shared connection might still lead to an older VM of this name.
+        "ControlPath=none",
+    ] {
+        options.extend(["-o".to_owned(), option.to_owned()]);
+    }
+    options.extend([
+        "-l".to_owned(),
+        target.user.clone(),
+        format!("{}.vm", target.name),
+    ]);
+    Ok(options)
+}
+
+/// One word for the shell that ssh runs its proxy command with.
+fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// One word of ssh's config, in which `%` begins a token.
+fn config_word(path: &str) -> Result<String, ApiError> {
+    match path.contains(['"', '\n', '\\']) {
+        true => Err(unusable(path)),
+        false => Ok(format!("\"{}\"", path.replace('%', "%%"))),
+    }
+}
+
+fn unusable(path: &str) -> ApiError {
+    ApiError::new(
+        ErrorKind::Precondition,
+        format!("ssh cannot be given the path `{path}`"),
+    )
+    .with_hint("set BANGER_HOME to a path without quotes and backslashes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> SshTarget {
+        SshTarget {
+            name: "calm-otter".parse().unwrap(),
+            user: "root".into(),
+            identity_file: "/home/u/.config/banger/ssh/id_ed25519".into(),
+            known_hosts_file: "/home/u/100% mine/known_hosts".into(),
+        }
+    }
+
+    #[test]
+    fn the_host_key_is_pinned_and_paths_are_quoted() {
+        let id = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let options = ssh_options(Path::new("/opt/it's/banger"), &id, &target()).unwrap();
+        insta::assert_snapshot!(options.join("\n"));
+    }
+
+    #[test]
+    fn what_ssh_cannot_quote_is_refused() {
+        let mut target = target();
+        target.identity_file = "/a\"b".into();
+        let id = VmId::new();
+        assert!(ssh_options(Path::new("/bin/banger"), &id, &target).is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! Completes what is being typed in a shell: the script that `banger completion` prints runs
+//! banger again with [`VARIABLE`] set, which answers and does nothing else.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use banger_client::{Client, ClientError};
+use banger_config::Paths;
+use banger_proto::exit;
+use clap::CommandFactory;
+use clap_complete::engine::CompletionCandidate;
+use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Zsh};
+use tokio::time::timeout;
+
+use crate::args::Cli;
+use crate::commands::completion::Shell;
+
+/// The environment variable by which a shell asks.
+const VARIABLE: &str = "BANGER_COMPLETE";
+/// How long the daemon has to name its things, while somebody waits with a key pressed.
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// Answers a shell if one asks; `None` if this is an ordinary run.
+pub(crate) fn answer_shell() -> Option<ExitCode> {
+    std::env::var_os(VARIABLE)?;
+    let answered = CompleteEnv::with_factory(Cli::command)
+        .var(VARIABLE)
+        .try_complete(std::env::args_os(), None);
+    match answered {
+        Ok(false) => None,
+        Ok(true) => Some(ExitCode::SUCCESS),
+        Err(_) => Some(ExitCode::from(exit::FAILURE)),
+    }
+}
+
+/// The script that makes a shell ask.
+pub(crate) fn script(shell: Shell) -> Vec<u8> {
+    let completer: &dyn EnvCompleter = match shell {
+        Shell::Bash => &Bash,
+        Shell::Zsh => &Zsh,
+        Shell::Fish => &Fish,
+    };
+    let mut script = Vec::new();
+    completer
+        .write_registration(VARIABLE, "banger", "banger", "banger", &mut script)
+        .expect("writing into memory does not fail");
+    script
+}
+
+/// The names of the VMs that the daemon knows, if it runs.
+pub(crate) fn vm_names() -> Vec<CompletionCandidate> {
+    let vms = ask(async |client| client.vms().await);
+    let vms = vms.into_iter().flatten();
+    vms.map(|vm| CompletionCandidate::new(vm.name.as_str()).help(Some(vm.state.as_str().into())))
+        .collect()
+}
+
+/// The names of the images that are here, if the daemon runs.
+pub(crate) fn image_names() -> Vec<CompletionCandidate> {
+    let images = ask(async |client| client.images().await);
+    let images = images.into_iter().flatten();
+    images
+        .map(|image| CompletionCandidate::new(image.name.as_str()))
+        .collect()
+}
+
+/// Asks the daemon if one runs, and never starts one.
+fn ask<T>(question: impl AsyncFn(Client) -> Result<T, ClientError>) -> Option<T> {
+    let socket = Paths::from_env().ok()?.socket();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    let answer = async { question(Client::connect(socket).await?).await };
+    runtime
+        .block_on(async { timeout(LIMIT, answer).await })
+        .ok()?
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shell_gets_a_script_that_asks_banger() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(script(shell)).unwrap();
+            assert!(script.contains(VARIABLE), "{shell:?}");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! How far operations are: moving lines on a terminal, plain lines elsewhere.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use banger_proto::api::{OperationEvent, Progress as Step, ProgressUnit};
+use banger_proto::size::ByteSize;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::render::lists::rounded;
+use crate::render::time::took;
+use crate::ui::Ui;
+
+/// How often a long step says how far it is where nothing can move.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+/// How often spinners turn.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Whether the user wants to see progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verbosity {
+    /// Yes.
+    Normal,
+    /// `--quiet`.
+    Quiet,
+}
+
+impl Verbosity {
+    pub(crate) fn from_quiet(quiet: bool) -> Self {
+        match quiet {
+            true => Self::Quiet,
+            false => Self::Normal,
+        }
+    }
+}
+
+/// The progress of all operations of one command.
+#[derive(Debug)]
+pub(crate) struct Display {
+    ui: Ui,
+    verbosity: Verbosity,
+    bars: Option<MultiProgress>,
+}
+
+impl Display {
+    pub(crate) fn new(ui: Ui, verbosity: Verbosity) -> Self {
+        let live = ui.live && verbosity == Verbosity::Normal;
+        Self {
+            ui,
+            verbosity,
+            bars: live.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr())),
+        }
+    }
+
+    /// Begins to show one operation; `title` says what it does, such as ``creating `a` ``.
+    pub(crate) fn operation(&self, title: &str) -> Progress {
+        match (&self.bars, self.verbosity) {
+            (_, Verbosity::Quiet) => Progress::Silent,
+            (Some(bars), _) => Progress::Live(Live::new(bars.clone(), title)),
+            (None, _) => {
+                self.ui.note(title);
+                Progress::Lines(self.ui, Lines::default())
+            }
+        }
+    }
+
+    /// Says something without disturbing what moves.
+    pub(crate) fn note(&self, text: &str) {
+        if self.verbosity == Verbosity::Normal {
+            self.suspended(|ui| ui.note(text));
+        }
+    }
+
+    /// Says an error without disturbing what moves; also when quiet.
+    pub(crate) fn error(&self, error: &banger_proto::error::ApiError) {
+        self.suspended(|ui| ui.error(error));
+    }
+
+    fn suspended(&self, say: impl FnOnce(&Ui)) {
+        match &self.bars {
+            Some(bars) => bars.suspend(|| say(&self.ui)),
+            None => say(&self.ui),
+        }
+    }
+}
+
+/// The progress of one operation. What moves is gone when this is dropped.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Nobody wants to know.
+    Silent,
+    /// One line per event of note.
+    Lines(Ui, Lines),
+    /// Lines that move.
+    Live(Live),
+}
+
+impl Progress {
+    /// Shows what happened.
+    pub(crate) fn event(&mut self, event: &OperationEvent) {
+        match self {
+            Self::Silent => {}
+            Self::Lines(ui, lines) => {
+                if let Some(line) = lines.line(event, Instant::now()) {
+                    ui.note(&line);
+                }
+            }
+            Self::Live(live) => live.event(event),
+        }
+    }
+
+    /// Says something about the operation.
+    pub(crate) fn note(&self, text: &str) {
+        match self {
+            Self::Silent => {}
+            Self::Lines(ui, _) => ui.note(&format!("  {text}")),
+            Self::Live(live) => live.title.set_message(text.to_owned()),
+        }
+    }
+}
+
+/// Which lines an operation is worth where nothing can move.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    /// When each step last had a line, and whether that said it is complete.
+    said: HashMap<String, (Instant, bool)>,
+}
+
+impl Lines {
+    fn line(&mut self, event: &OperationEvent, now: Instant) -> Option<String> {
+        match event {
+            OperationEvent::Stage { .. } | OperationEvent::Done(_) => None,
+            OperationEvent::StageDone(stage) => {
+                let time = took(millis(stage.took_ms));
+                Some(format!("  {} {time}", stage.stage))
+            }
+            OperationEvent::Progress(step) => {
+                let complete = step.total.is_some_and(|total| step.done >= total);
+                let due = match self.said.get(&step.what) {
+                    None => true,
+                    Some((_, true)) => false,
+                    Some((last, false)) => complete || now.duration_since(*last) >= LINE_EVERY,
+                };
+                if !due {
+                    return None;
+                }
+                self.said.insert(step.what.clone(), (now, complete));
+                Some(format!("  {}: {}", step.what, how_far(step)))
+            }
+        }
+    }
+}
+
+fn how_far(step: &Step) -> String {
+    let amount = |number: u64| match step.unit {
+        ProgressUnit::Bytes => rounded(ByteSize::from_bytes(number)),
+        ProgressUnit::Items => number.to_string(),
+    };
+    match step.total {
+        Some(total) => format!("{} of {}", amount(step.done), amount(total)),
+        None => amount(step.done),
+    }
+}
+
+fn millis(millis: f64) -> Duration {
+    Duration::try_from_secs_f64(millis / 1000.0).unwrap_or_default()
+}
+
+/// Moving lines: the operation, its stages, and the bars of long steps.
+#[derive(Debug)]
+pub(crate) struct Live {
+    bars: MultiProgress,
+    title: ProgressBar,
+    stages: HashMap<String, ProgressBar>,
+    steps: HashMap<String, ProgressBar>,
+}
+
+impl Live {
+    fn new(bars: MultiProgress, title: &str) -> Self {
+        let bar = bars.add(ProgressBar::new_spinner());
+        bar.set_style(style("{spinner} {prefix} {elapsed} {msg}"));
+        bar.set_prefix(title.to_owned());
+        bar.enable_steady_tick(TICK);
+        Self {
+            bars,
+            title: bar,
+            stages: HashMap::new(),
+            steps: HashMap::new(),
+        }
+    }
+
+    fn event(&mut self, event: &OperationEvent) {
+        match event {
+            OperationEvent::Stage { stage } => {
+                let bar = self.add_below(ProgressBar::new_spinner());
+                bar.set_style(style("  {spinner} {prefix} {elapsed}"));
+                bar.set_prefix(stage.clone());
+                bar.enable_steady_tick(TICK);
+                self.stages.insert(stage.clone(), bar);
+            }
+            OperationEvent::StageDone(stage) => {
+                if let Some(bar) = self.stages.get(&stage.stage) {
+                    bar.set_style(style("  ✓ {prefix} {msg}"));
+                    bar.finish_with_message(took(millis(stage.took_ms)));
+                }
+                // Steps belong to the stage that is over, or to one that makes new ones.
+                for (_, bar) in self.steps.drain() {
+                    bar.finish_and_clear();
+                }
+            }
+            OperationEvent::Progress(step) => self.step(step),
+            OperationEvent::Done(_) => self.clear(),
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        if !self.steps.contains_key(&step.what) {
+            let bar = self.add_below(ProgressBar::no_length());
+            bar.set_style(step_style(step));
+            bar.set_prefix(step.what.clone());
+            self.steps.insert(step.what.clone(), bar);
+        }
+        let bar = &self.steps[&step.what];
+        if step.total.is_some() && bar.length() != step.total {
+            bar.set_length(step.total.unwrap_or_default());
+            bar.set_style(step_style(step));
+        }
+        bar.set_position(step.done);
+    }
+
+    fn add_below(&self, bar: ProgressBar) -> ProgressBar {
+        let others = self.steps.values().chain(self.stages.values());
+        // Below the last of this operation's own, so that operations do not mix.
+        match others.count() {
+            0 => self.bars.insert_after(&self.title, bar),
+            _ => self.bars.add(bar),
+        }
+    }
+
+    fn clear(&mut self) {
+        for (_, bar) in self.steps.drain().chain(self.stages.drain()) {
+            bar.finish_and_clear();
+        }
+        self.title.finish_and_clear();
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn step_style(step: &Step) -> ProgressStyle {
+    match (step.unit, step.total) {
+        (ProgressUnit::Bytes, Some(_)) => style(
+            "    {prefix} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}",
+        ),
+        (ProgressUnit::Bytes, None) => style("    {prefix} {binary_bytes}, {binary_bytes_per_sec}"),
+        (ProgressUnit::Items, Some(_)) => style("    {prefix} {wide_bar} {pos} of {len}"),
+        (ProgressUnit::Items, None) => style("    {prefix} {pos}"),
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates are constants")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_proto::api::StageTime;
+
+    fn step(done: u64) -> OperationEvent {
+        OperationEvent::Progress(Step {
+            what: "download linux-image".into(),
+            done: done << 20,
+            total: Some(70 << 20),
+            unit: ProgressUnit::Bytes,
+        })
+    }
+
+    #[test]
+    fn a_long_step_says_now_and_then_how_far_it_is() {
+        let mut lines = Lines::default();
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let said: Vec<String> = [(0, 0), (3, 20), (12, 40), (13, 70), (14, 70)]
+            .into_iter()
+            .filter_map(|(seconds, done)| lines.line(&step(done), at(seconds)))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "  download linux-image: 0B of 70M",
+                "  download linux-image: 40M of 70M",
+                "  download linux-image: 70M of 70M"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stage_is_one_line_when_it_is_over() {
+        let mut lines = Lines::default();
+        let begun = OperationEvent::Stage {
+            stage: "engine".into(),
+        };
+        assert_eq!(lines.line(&begun, Instant::now()), None);
+        let done = OperationEvent::StageDone(StageTime {
+            stage: "engine".into(),
+            begin_ms: 1.0,
+            took_ms: 2210.0,
+        });
+        assert_eq!(
+            lines.line(&done, Instant::now()).as_deref(),
+            Some("  engine 2.2 s")
+        );
+    }
+
+    #[test]
+    fn every_template_is_valid() {
+        for unit in [ProgressUnit::Bytes, ProgressUnit::Items] {
+            for total in [None, Some(3)] {
+                step_style(&Step {
+                    what: "x".into(),
+                    done: 1,
+                    total,
+                    unit,
+                });
+            }
+        }
+        let mut live = Live::new(
+            MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+            "creating",
+        );
+        live.event(&OperationEvent::Stage {
+            stage: "image".into(),
+        });
+        live.event(&step(3));
+        live.event(&OperationEvent::StageDone(StageTime {
+            stage: "image".into(),
+            begin_ms: 0.0,
+            took_ms: 1.0,
+        }));
+        assert!(live.steps.is_empty());
+    }
+}

@@ -1,0 +1,111 @@
+//! Images and kernels as tables, and what the daemon tells of itself.
+
+use banger_proto::api::{DaemonStatus, Image, Kernel};
+use banger_proto::size::ByteSize;
+use jiff::Timestamp;
+
+use crate::render::table::Table;
+use crate::render::time::age;
+
+/// The table of `image list`.
+pub(crate) fn image_table(images: &[Image], now: Timestamp) -> String {
+    let mut table = Table::new([
+        "NAME", "ID", "DISTRO", "KERNEL", "SIZE", "SOURCE", "CREATED",
+    ]);
+    for image in images {
+        table.row([
+            image.name.to_string(),
+            image.id.short().to_owned(),
+            image.distro.clone(),
+            image.kernel.to_string(),
+            rounded(image.size),
+            image.source.clone(),
+            age(&image.created_at, now),
+        ]);
+    }
+    table.render()
+}
+
+/// The table of `kernel list`.
+pub(crate) fn kernel_table(kernels: &[Kernel], now: Timestamp) -> String {
+    let mut table = Table::new(["NAME", "RELEASE", "SIZE", "SOURCE", "CREATED"]);
+    for kernel in kernels {
+        table.row([
+            kernel.name.to_string(),
+            kernel.release.clone(),
+            rounded(kernel.size),
+            kernel.source.clone(),
+            age(&kernel.created_at, now),
+        ]);
+    }
+    table.render()
+}
+
+/// The lines of `daemon status`.
+pub(crate) fn daemon_text(status: &DaemonStatus, now: Timestamp) -> String {
+    format!(
+        "version  {}\npid      {}\nnode     {}\nstarted  {} ({})\nsocket   {}\nstate    {}\nVMs      {}, {} running\n",
+        status.version,
+        status.pid,
+        status.node,
+        status.started_at,
+        age(&status.started_at, now),
+        status.socket,
+        status.state_dir,
+        status.vms,
+        status.running,
+    )
+}
+
+/// A size to three digits, such as `261M`.
+pub(crate) fn rounded(size: ByteSize) -> String {
+    let bytes = size.bytes();
+    let units = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        None => format!("{bytes}B"),
+        Some((shift, letter)) => {
+            let tenths = ((u128::from(bytes) * 10) >> shift).min(u128::from(u64::MAX));
+            match tenths {
+                0..100 => format!("{}.{}{letter}", tenths / 10, tenths % 10),
+                _ => format!("{}{letter}", tenths / 10),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_rounded_for_people() {
+        for (bytes, text) in [
+            (12, "12B"),
+            (1536, "1.5K"),
+            (273_678_336, "261M"),
+            (3 << 30, "3.0G"),
+        ] {
+            assert_eq!(rounded(ByteSize::from_bytes(bytes)), text);
+        }
+    }
+
+    #[test]
+    fn images_line_up() {
+        let image = Image {
+            id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+            name: "debian-bookworm-slim".parse().unwrap(),
+            digest: "sha256:00".into(),
+            source: "recipe".into(),
+            distro: "debian 12".into(),
+            arch: "x86_64".into(),
+            created_at: "2026-03-02T11:55:00Z".into(),
+            size: ByteSize::from_mib(261),
+            kernel: "generic-6.12".parse().unwrap(),
+        };
+        let now = "2026-03-02T12:00:00Z".parse().unwrap();
+        insta::assert_snapshot!(image_table(&[image], now), @r"
+        NAME                  ID            DISTRO     KERNEL        SIZE  SOURCE  CREATED
+        debian-bookworm-slim  0123456789ab  debian 12  generic-6.12  261M  recipe  5 min ago
+        ");
+    }
+}

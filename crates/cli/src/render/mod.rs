@@ -1,0 +1,9 @@
+//! Objects as text for people.
+
+pub(crate) mod doctor;
+pub(crate) mod error;
+pub(crate) mod lists;
+pub(crate) mod style;
+pub(crate) mod table;
+pub(crate) mod time;
+pub(crate) mod vm;

@@ -1,0 +1,56 @@
+//! How long something took, or how long ago it was.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// How long ago an RFC 3339 time was, such as `3 min`; the text itself if it is none.
+pub(crate) fn age(time: &str, now: Timestamp) -> String {
+    let Ok(then) = time.parse::<Timestamp>() else {
+        return time.to_owned();
+    };
+    let seconds = now.duration_since(then).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds} s ago"),
+        60..3_600 => format!("{} min ago", seconds / 60),
+        3_600..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// How long something took, such as `12 ms`, `3.4 s` or `2 min 5 s`.
+pub(crate) fn took(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match duration.as_millis() {
+        millis @ 0..1_000 => format!("{millis} ms"),
+        1_000..60_000 => format!("{:.1} s", duration.as_secs_f64()),
+        _ => format!("{} min {} s", seconds / 60, seconds % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_in_the_unit_that_fits() {
+        let now: Timestamp = "2026-03-02T12:00:00Z".parse().unwrap();
+        for (time, text) in [
+            ("2026-03-02T11:59:58Z", "2 s ago"),
+            ("2026-03-02T11:57:00.5Z", "2 min ago"),
+            ("2026-03-02T09:00:00+00:00", "3 h ago"),
+            ("2026-02-20T12:00:00Z", "10 days ago"),
+            ("2026-03-02T12:00:01Z", "0 s ago"),
+            ("yesterday", "yesterday"),
+        ] {
+            assert_eq!(age(time, now), text, "{time}");
+        }
+    }
+
+    #[test]
+    fn durations_are_in_the_unit_that_fits() {
+        assert_eq!(took(Duration::from_micros(12_300)), "12 ms");
+        assert_eq!(took(Duration::from_millis(3_420)), "3.4 s");
+        assert_eq!(took(Duration::from_secs(125)), "2 min 5 s");
+    }
+}

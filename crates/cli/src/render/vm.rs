@@ -1,0 +1,168 @@
+//! VMs as a table, and one VM in full.
+
+use banger_proto::api::{Vm, VmState};
+use jiff::Timestamp;
+
+use crate::render::error::error_text;
+use crate::render::style::Style;
+use crate::render::table::Table;
+use crate::render::time::age;
+
+/// The table of `vm list` and `vm ps`.
+pub(crate) fn vm_table(vms: &[Vm], now: Timestamp) -> String {
+    let mut table = Table::new([
+        "NAME", "ID", "STATE", "IMAGE", "VCPU", "MEMORY", "DISK", "ADDRESS", "CREATED",
+    ]);
+    for vm in vms {
+        table.row([
+            vm.name.to_string(),
+            vm.id.short().to_owned(),
+            vm.state.to_string(),
+            vm.image.to_string(),
+            vm.vcpu.to_string(),
+            vm.memory.to_string(),
+            vm.disk_size.to_string(),
+            vm.ip.clone().unwrap_or_else(|| "-".into()),
+            age(&vm.created_at, now),
+        ]);
+    }
+    table.render()
+}
+
+/// Everything about one VM, one fact a line.
+pub(crate) fn vm_text(vm: &Vm, now: Timestamp, style: Style) -> String {
+    let mut facts: Vec<(&str, String)> = vec![
+        ("name", vm.name.to_string()),
+        ("id", vm.id.to_string()),
+        ("state", state(vm.state, style)),
+        ("node", vm.node.clone()),
+        ("image", vm.image.to_string()),
+    ];
+    facts.extend(
+        vm.kernel
+            .iter()
+            .map(|kernel| ("kernel", kernel.to_string())),
+    );
+    facts.extend([
+        ("engine", format!("{} ({})", vm.engine, vm.engine_reason)),
+        ("vcpu", vm.vcpu.to_string()),
+        ("memory", vm.memory.to_string()),
+        ("work disk", vm.disk_size.to_string()),
+        ("system disk", vm.system_size.to_string()),
+        (
+            "outside",
+            if vm.nat { "reachable" } else { "not reachable" }.to_owned(),
+        ),
+    ]);
+    facts.extend(vm.ip.iter().map(|ip| ("address", ip.clone())));
+    facts.extend(vm.pid.iter().map(|pid| ("process", pid.to_string())));
+    facts.extend(
+        vm.labels
+            .iter()
+            .map(|(key, value)| ("label", format!("{key}={value}"))),
+    );
+    if vm.ephemeral {
+        facts.push((
+            "ephemeral",
+            "deleted when the client that made it goes".into(),
+        ));
+    }
+    let time = |time: &str| format!("{time} ({})", age(time, now));
+    facts.push(("created", time(&vm.created_at)));
+    facts.extend(
+        vm.started_at
+            .iter()
+            .map(|started| ("started", time(started))),
+    );
+    facts.extend(vm.stages.iter().map(|stage| {
+        let (begin, took) = (stage.begin_ms, stage.took_ms);
+        (
+            "stage",
+            format!("{:10} {took:8.1} ms, from {begin:.1} ms", stage.stage),
+        )
+    }));
+    let mut text: String = facts
+        .iter()
+        .map(|(name, value)| format!("{name:12} {value}\n"))
+        .collect();
+    if let Some(failure) = &vm.failure {
+        text.push_str(&error_text(failure, style));
+    }
+    text
+}
+
+fn state(state: VmState, style: Style) -> String {
+    let word = state.as_str();
+    match state {
+        VmState::Running => style.green(word),
+        VmState::Failed => style.red(word),
+        VmState::Starting | VmState::Stopping | VmState::Paused => style.yellow(word),
+        VmState::Created | VmState::Stopped => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_proto::api::{EngineKind, StageTime};
+    use banger_proto::error::{ApiError, ErrorKind};
+    use banger_proto::size::ByteSize;
+
+    fn now() -> Timestamp {
+        "2026-03-02T12:00:00Z".parse().unwrap()
+    }
+
+    fn vm(name: &str, state: VmState) -> Vm {
+        Vm {
+            id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+            name: name.parse().unwrap(),
+            node: "workstation".into(),
+            state,
+            failure: None,
+            image: "debian-bookworm".parse().unwrap(),
+            image_id: None,
+            kernel: Some("generic-6.12".parse().unwrap()),
+            vcpu: 2,
+            memory: ByteSize::from_gib(1),
+            disk_size: ByteSize::from_gib(8),
+            system_size: ByteSize::from_gib(8),
+            engine: EngineKind::Qemu,
+            engine_reason: "no usable KVM: software emulation".into(),
+            nat: true,
+            ip: Some("172.16.0.2".into()),
+            labels: [("team".to_owned(), "a".to_owned())].into(),
+            ephemeral: true,
+            created_at: "2026-03-02T11:55:00Z".into(),
+            started_at: Some("2026-03-02T11:55:04Z".into()),
+            pid: Some(4242),
+            stages: vec![StageTime {
+                stage: "engine".into(),
+                begin_ms: 3.2,
+                took_ms: 2210.04,
+            }],
+        }
+    }
+
+    #[test]
+    fn vms_line_up() {
+        let mut failed = vm("ox", VmState::Failed);
+        failed.ip = None;
+        let vms = [vm("calm-otter", VmState::Running), failed];
+        insta::assert_snapshot!(vm_table(&vms, now()));
+    }
+
+    #[test]
+    fn no_vms_are_a_line_of_headings() {
+        assert_eq!(vm_table(&[], now()).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_vm_tells_everything() {
+        let mut vm = vm("calm-otter", VmState::Failed);
+        vm.failure = Some(
+            ApiError::new(ErrorKind::Failed, "the engine died")
+                .with_hint("look at `banger vm logs`"),
+        );
+        insta::assert_snapshot!(vm_text(&vm, now(), Style::Plain));
+    }
+}

@@ -1,0 +1,53 @@
+//! What the environment says, read once.
+
+use std::path::PathBuf;
+
+use banger_client::{Client, launch};
+use banger_config::Paths;
+use banger_config::paths::companion;
+use banger_proto::error::{ApiError, ErrorKind};
+
+use crate::failure::Failure;
+use crate::ui::Ui;
+
+/// What every command needs to know.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Where banger keeps its things.
+    pub(crate) paths: Paths,
+    /// The daemon's program; without a slash it is looked for in `PATH`.
+    pub(crate) daemon_program: PathBuf,
+    /// Where talk goes.
+    pub(crate) ui: Ui,
+}
+
+impl Settings {
+    pub(crate) fn from_env() -> Result<Self, Failure> {
+        let paths = Paths::from_env()
+            .map_err(|error| ApiError::new(ErrorKind::Invalid, error.to_string()))?;
+        Ok(Self {
+            paths,
+            daemon_program: companion("BANGER_DAEMON_BIN", "bangerd")
+                .unwrap_or_else(|| PathBuf::from("bangerd")),
+            ui: Ui::from_env(),
+        })
+    }
+
+    /// The daemon, started if none runs.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        let client = launch::connect_or_start(&self.paths.socket(), &self.daemon_program).await?;
+        if let Some(notice) = client.version_notice() {
+            self.ui.warn(&notice);
+        }
+        Ok(client)
+    }
+
+    /// The daemon, if one runs.
+    pub(crate) async fn connect_if_running(&self) -> Result<Option<Client>, Failure> {
+        match Client::connect(self.paths.socket()).await {
+            Ok(client) => Ok(Some(client)),
+            Err(error) if error.nobody_listens() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
