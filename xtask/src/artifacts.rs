@@ -11,7 +11,7 @@ use crate::process;
 use crate::workspace::{AGENT, HOST_PROGRAMS, Workspace, place_program};
 
 /// The image that the tests boot.
-const IMAGE: &str = "debian-bookworm-slim";
+pub const IMAGE: &str = "debian-bookworm-slim";
 /// What of a `BANGER_HOME` the tests share.
 const SHARED: [&str; 2] = ["images", "kernels"];
 

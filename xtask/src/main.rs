@@ -1,6 +1,7 @@
 //! `cargo xtask`: what the Makefile's targets do, one file for each command.
 
 mod artifacts;
+mod bench;
 mod commands;
 mod junit;
 mod process;
@@ -24,6 +25,10 @@ cargo xtask COMMAND
   test [--only STAGE]...     everything that must hold
        [--fresh]             make the image for the tests again
   smoke                      one real VM
+  bench create [--runs N] [--image NAME]
+                             times of `vm create` as JSON
+  bench all [--runs N] [--image NAME] [--only B1]... [--json FILE]
+                             a table of everything, and JSON
 ";
 
 fn main() -> ExitCode {
@@ -53,6 +58,7 @@ fn run() -> Result<ExitCode> {
         "quickstart" => commands::quickstart::run(&workspace, arguments),
         "lint" => commands::lint::run(&workspace, arguments),
         "test" => commands::test::run(&workspace, arguments),
+        "bench" => commands::bench::run(&workspace, arguments),
         "smoke" => commands::smoke::run(&workspace, arguments),
         "help" => {
             print!("{HELP}");

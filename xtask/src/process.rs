@@ -1,7 +1,7 @@
 //! How other programs are run: shown before they start, and their failure named.
 
 use std::fmt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -28,13 +28,58 @@ pub fn run(command: &mut Command) -> Result<()> {
 pub fn output(command: &mut Command) -> Result<String> {
     let shown = Shown(command).to_string();
     let output = command
-        .stderr(std::process::Stdio::inherit())
+        .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("could not start `{shown}`"))?;
     if !output.status.success() {
         bail!("`{shown}` failed: {}", output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("the output of `{shown}` is no text"))
+}
+
+/// Runs `command` without showing it, and returns its standard output. What it says on
+/// standard error is in the error, should it fail.
+///
+/// # Errors
+/// As [`output`].
+pub fn quiet_output(command: &mut Command) -> Result<String> {
+    let shown = Shown(command).to_string();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("could not start `{shown}`"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("`{shown}` failed: {}\n{said}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("the output of `{shown}` is no text"))
+}
+
+/// Runs `command` without showing it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    quiet_output(command).map(drop)
+}
+
+/// Runs `command`, which may leave something in the background, with nothing to read and
+/// nowhere to write.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_detached(command: &mut Command) -> Result<()> {
+    let shown = Shown(command).to_string();
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .with_context(|| format!("could not start `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` failed: {status}");
+    }
+    Ok(())
 }
 
 /// A command as a person would read it: arguments, without the environment.
