@@ -99,7 +99,7 @@ impl Process {
         // that process and no later one.
         match fs::read_to_string(format!("/proc/{}/stat", id.pid)) {
             Ok(stat) if start_time(&stat) == Some(id.start_time) && !is_zombie(&stat) => {
-                Self::watch(id.clone(), pidfd).map(Some)
+                Self::watch(id.clone(), pidfd, Parent::Other).map(Some)
             }
             Ok(_) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -112,10 +112,10 @@ impl Process {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let raw = raw.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty())?;
-        Self::watch(ProcessId::of(pid)?, pidfd)
+        Self::watch(ProcessId::of(pid)?, pidfd, Parent::Own)
     }
 
-    fn watch(id: ProcessId, pidfd: OwnedFd) -> io::Result<Self> {
+    fn watch(id: ProcessId, pidfd: OwnedFd, parent: Parent) -> io::Result<Self> {
         let pidfd = Arc::new(reactor::readable(pidfd)?);
         let watched = Arc::clone(&pidfd);
         let (tell, ended) = watch::channel(None);
@@ -123,7 +123,7 @@ impl Process {
         tokio::spawn(async move {
             // The guard's readiness is never cleared: a pidfd becomes readable once, for good.
             let how = match watched.readable().await {
-                Ok(_) => reap(watched.get_ref().as_fd()),
+                Ok(_) => status(watched.get_ref().as_fd(), parent),
                 Err(_) => Ended::Unseen,
             };
             tell.send_replace(Some(how));
@@ -186,8 +186,20 @@ impl Process {
     }
 }
 
-fn reap(pidfd: BorrowedFd<'_>) -> Ended {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+/// Who is to reap a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parent {
+    /// The watcher that started it.
+    Own,
+    /// Someone else, who must find the status where it is.
+    Other,
+}
+
+fn status(pidfd: BorrowedFd<'_>, parent: Parent) -> Ended {
+    let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    if parent == Parent::Other {
+        options |= WaitIdOptions::NOWAIT;
+    }
     let Ok(Some(status)) = rustix::process::waitid(WaitId::PidFd(pidfd), options) else {
         return Ended::Unseen;
     };

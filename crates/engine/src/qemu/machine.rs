@@ -220,7 +220,7 @@ fn cause(ended: Ended, word: Option<Shutdown>, killed: bool) -> Option<ExitCause
         }
     }
     Some(match word {
-        Some(Shutdown::GuestShutdown) => ExitCause::PoweredOff,
+        Some(Shutdown::GuestOff) => ExitCause::PoweredOff,
         Some(Shutdown::GuestReset | Shutdown::GuestPanic) => ExitCause::Reset,
         Some(Shutdown::Host) => ExitCause::Killed { signal: None },
         None if killed => ExitCause::Killed {
@@ -240,7 +240,7 @@ mod tests {
     fn the_cause_of_an_end_is_what_is_known_best() {
         let code = |code: i32| Ended::Status(ExitStatus::from_raw(code << 8));
         let signal = |signal| Ended::Status(ExitStatus::from_raw(signal));
-        let off = Some(Shutdown::GuestShutdown);
+        let off = Some(Shutdown::GuestOff);
         for (ended, word, killed, expected) in [
             (code(0), off, false, Some(ExitCause::PoweredOff)),
             (

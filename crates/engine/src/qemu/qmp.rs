@@ -40,7 +40,8 @@ enum Message {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Shutdown {
     /// The guest switched itself off.
-    GuestShutdown,
+    #[serde(rename = "guest-shutdown")]
+    GuestOff,
     /// The guest restarted.
     GuestReset,
     /// The guest panicked.
@@ -261,7 +262,7 @@ mod tests {
             Some(Message::Error("no".to_owned()))
         );
         for (reason, cause) in [
-            ("guest-shutdown", Shutdown::GuestShutdown),
+            ("guest-shutdown", Shutdown::GuestOff),
             ("guest-reset", Shutdown::GuestReset),
             ("guest-panic", Shutdown::GuestPanic),
             ("host-signal", Shutdown::Host),
@@ -323,7 +324,7 @@ mod tests {
         assert_eq!(status.unwrap()["status"], "running");
         insta::assert_snapshot!(stop.unwrap_err(), @"the engine refused `stop`: not now");
         drop(far);
-        assert_eq!(qmp.last_word().await, Some(Shutdown::GuestShutdown));
+        assert_eq!(qmp.last_word().await, Some(Shutdown::GuestOff));
         assert!(matches!(
             qmp.order("stop", limit).await,
             Err(ControlError::Ended)
