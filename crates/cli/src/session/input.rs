@@ -68,23 +68,29 @@ impl ChunkSource {
 
 /// Begins to read. The thread ends with the input, or with the process: a read cannot be
 /// called off.
-pub(super) fn start(source: ChunkSource, events: mpsc::UnboundedSender<Event>) {
+///
+/// A raw terminal has no end of input, so that its end means that it was closed.
+pub(super) fn start(source: ChunkSource, raw: bool, events: mpsc::UnboundedSender<Event>) {
     thread::spawn(move || {
         // In the background, reading the terminal then fails instead of stopping banger.
         let _ = SigSet::from_iter([Signal::SIGTTIN]).thread_block();
-        if let Err(error) = read_to_end(&source) {
-            let _ = events.send(Event::Failed(Failure::system(
-                "could not read standard input",
-                &error,
-            )));
+        match read_to_end(&source) {
+            Ok(()) if raw => drop(events.send(Event::HungUp)),
+            Ok(()) => {}
+            Err(error) => {
+                let failure = Failure::system("could not read standard input", &error);
+                let _ = events.send(Event::Failed(failure));
+            }
         }
     });
 }
 
 fn read_to_end(source: &ChunkSource) -> io::Result<()> {
+    // Asked before the terminal may be gone, when it would no longer tell.
+    let terminal = isatty(stdin());
     loop {
         let mut chunk = source.spare.try_recv().unwrap_or_else(|_| Chunk::new());
-        let length = read(chunk.room())?;
+        let length = read(chunk.room(), terminal)?;
         chunk.seal(length);
         // An empty frame is the end of input.
         if source.full.blocking_send(chunk).is_err() || length == 0 {
@@ -93,7 +99,7 @@ fn read_to_end(source: &ChunkSource) -> io::Result<()> {
     }
 }
 
-fn read(room: &mut [u8]) -> io::Result<usize> {
+fn read(room: &mut [u8], terminal: bool) -> io::Result<usize> {
     let stdin = stdin();
     loop {
         match rustix::io::read(stdin, &mut *room) {
@@ -108,7 +114,7 @@ fn read(room: &mut [u8]) -> io::Result<usize> {
                 }
             }
             // The terminal is gone, or another process group has it.
-            Err(Errno::IO) if isatty(stdin) => return Ok(0),
+            Err(Errno::IO) if terminal => return Ok(0),
             Err(error) => return Err(error.into()),
         }
     }

@@ -16,6 +16,7 @@
 
 mod input;
 mod output;
+mod running;
 mod terminal;
 mod wire;
 
@@ -27,31 +28,22 @@ use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::exit::{self, ExitStatus};
 use banger_proto::frame::Frame;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
-use crate::failure::{BROKEN_PIPE, Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::near;
-use crate::signals::{Signal, Signals};
+use crate::signals::Signals;
 
 pub(crate) use self::terminal::restore_on_panic as restore_terminal_on_panic;
 pub(crate) use self::terminal::{PtyChoice, local_pty};
 
 use self::output::Pipe;
-use self::terminal::{RawMode, Resizes};
+use self::running::Running;
+use self::terminal::RawMode;
 use self::wire::{FrameReader, Outbox, WireError};
 
 /// How long the guest may take to start the command.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// How long a command has to end once it was asked to (by `--timeout`, or because nobody reads
-/// its output), before harder means.
-const END_LIMIT: Duration = Duration::from_secs(5);
-/// How long a last frame has to get out when a command is given up.
-const FAREWELL_LIMIT: Duration = Duration::from_millis(200);
-/// Numbers of signals to guest commands (signal(7)).
-const SIGKILL: i32 = 9;
-const SIGPIPE: i32 = 13;
-const SIGTERM: i32 = 15;
-
 /// What to run, and where.
 #[derive(Debug)]
 pub(crate) struct Session<'a> {
@@ -72,6 +64,8 @@ enum Event {
     Drained,
     /// Nobody reads standard output any more.
     BrokenPipe,
+    /// The terminal was closed.
+    HungUp,
     /// Standard input or output failed in a way that must not pass for its end.
     Failed(Failure),
 }
@@ -121,7 +115,7 @@ impl Session<'_> {
         };
         let (events, inbox) = mpsc::unbounded_channel();
         if self.request.stdin {
-            input::start(chunks, events.clone());
+            input::start(chunks, raw.is_some(), events.clone());
         }
         let stdout = output::start(Pipe::Stdout, events.clone());
         let stderr = output::start(Pipe::Stderr, events.clone());
@@ -130,17 +124,7 @@ impl Session<'_> {
             // The main loop is gone only when nobody waits for the end any more.
             let _ = events.send(Event::Ended(end));
         });
-        let mut running = Running {
-            session: self,
-            outbox,
-            inbox,
-            raw,
-            draining: 2,
-            ended: None,
-            attention: Attention::Normal,
-            deadline: self.limit.map(|limit| Instant::now() + limit),
-        };
-        running.watch(signals).await
+        Running::new(self, outbox, inbox, raw).watch(signals).await
     }
 
     fn command_name(&self) -> &str {
@@ -237,123 +221,5 @@ impl From<Failure> for Ending {
 impl From<ApiError> for Ending {
     fn from(error: ApiError) -> Self {
         Self::Other(error.into())
-    }
-}
-
-/// What has been asked of the command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Attention {
-    /// Nothing.
-    Normal,
-    /// A signal was forwarded; the next one gives up.
-    Signalled,
-    /// Its time was up: it was asked to end.
-    TimedOut,
-    /// Its time was up and it did not end: it was killed.
-    Killed,
-    /// Nobody reads its output: it was told so.
-    Unread,
-}
-
-struct Running<'a> {
-    session: &'a Session<'a>,
-    outbox: Outbox,
-    inbox: mpsc::UnboundedReceiver<Event>,
-    raw: Option<RawMode>,
-    /// Number of pipes that are still being written.
-    draining: u8,
-    ended: Option<Result<ExitStatus, WireError>>,
-    attention: Attention,
-    deadline: Option<Instant>,
-}
-
-impl Running<'_> {
-    async fn watch(&mut self, signals: &mut Signals) -> Result<u8, Ending> {
-        let mut resizes = Resizes::listen(self.session.request.pty.as_ref())?;
-        loop {
-            if self.draining == 0
-                && let Some(end) = self.ended.take()
-            {
-                return self.conclude(end);
-            }
-            tokio::select! {
-                Some(event) = self.inbox.recv() => self.event(event)?,
-                signal = signals.next() => {
-                    if self.forward(signal) {
-                        self.outbox.close(FAREWELL_LIMIT).await;
-                        return Ok(signal.status());
-                    }
-                }
-                frame = resizes.next(self.raw.as_ref()) => self.outbox.send(frame),
-                () = until(self.deadline) => {
-                    if let Some(end) = self.deadline_passed() {
-                        return end;
-                    }
-                }
-            }
-        }
-    }
-
-    fn event(&mut self, event: Event) -> Result<(), Ending> {
-        match event {
-            Event::Ended(end) => {
-                self.ended = Some(end);
-                // What is left is for the readers of our output; signals still end that.
-                self.deadline = None;
-            }
-            Event::Drained => self.draining -= 1,
-            Event::BrokenPipe if self.ended.is_none() => {
-                self.outbox.send(Frame::Signal(SIGPIPE));
-                self.attention = Attention::Unread;
-                self.deadline = Some(Instant::now() + END_LIMIT);
-            }
-            Event::BrokenPipe => {}
-            Event::Failed(failure) => return Err(failure.into()),
-        }
-        Ok(())
-    }
-
-    /// Passes a signal on; true if the command is given up instead, or as well.
-    fn forward(&mut self, signal: Signal) -> bool {
-        let first = self.attention == Attention::Normal && self.ended.is_none();
-        if first || signal == Signal::HangUp {
-            self.outbox.send(Frame::Signal(signal.number().into()));
-        }
-        if first {
-            self.attention = Attention::Signalled;
-        }
-        // Who closes the terminal, or ends the terminal's own process, wants no more of it.
-        let interactive = self.session.request.pty.is_some() && signal != Signal::Interrupt;
-        !first || signal == Signal::HangUp || interactive
-    }
-
-    /// What follows when time is up; an end if there is nothing left to try.
-    fn deadline_passed(&mut self) -> Option<Result<u8, Ending>> {
-        let harder = match self.attention {
-            Attention::Normal | Attention::Signalled => (Attention::TimedOut, SIGTERM),
-            Attention::TimedOut => (Attention::Killed, SIGKILL),
-            Attention::Killed => return Some(Err(self.session.timed_out().into())),
-            Attention::Unread => return Some(Err(Failure::silent(BROKEN_PIPE).into())),
-        };
-        self.attention = harder.0;
-        self.outbox.send(Frame::Signal(harder.1));
-        self.deadline = Some(Instant::now() + END_LIMIT);
-        None
-    }
-
-    fn conclude(&self, end: Result<ExitStatus, WireError>) -> Result<u8, Ending> {
-        match (self.attention, end) {
-            (Attention::TimedOut | Attention::Killed, _) => Err(self.session.timed_out().into()),
-            (_, Ok(status)) => Ok(status.shell_code()),
-            (_, Err(error)) => Err(Ending::Lost(error)),
-        }
-    }
-}
-
-/// Waits until `deadline`; for ever without one.
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::stdio::{stderr, stdout};
+use rustix::termios::isatty;
 use tokio::sync::mpsc;
 
 use super::Event;
@@ -43,8 +44,10 @@ impl Pipe {
 pub(super) fn start(pipe: Pipe, events: mpsc::UnboundedSender<Event>) -> mpsc::Sender<Bytes> {
     let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES_WAITING);
     thread::spawn(move || {
+        // Asked before the terminal may be gone, when it would no longer tell.
+        let terminal = isatty(pipe.descriptor());
         if let Err(error) = write_to_end(pipe, &mut pieces) {
-            if let Some(event) = complaint(pipe, &error) {
+            if let Some(event) = complaint(pipe, terminal, error) {
                 let _ = events.send(event);
             }
             // What still comes is taken and dropped, so that the other pipe is not held up.
@@ -55,26 +58,27 @@ pub(super) fn start(pipe: Pipe, events: mpsc::UnboundedSender<Event>) -> mpsc::S
     sender
 }
 
-fn complaint(pipe: Pipe, error: &io::Error) -> Option<Event> {
-    match (pipe, error.kind()) {
-        (Pipe::Stdout, io::ErrorKind::BrokenPipe) => Some(Event::BrokenPipe),
+fn complaint(pipe: Pipe, terminal: bool, error: Errno) -> Option<Event> {
+    match (pipe, error) {
+        (_, Errno::IO) if terminal => Some(Event::HungUp),
+        (Pipe::Stdout, Errno::PIPE) => Some(Event::BrokenPipe),
         // Other programs do not end either when nobody reads their complaints.
-        (Pipe::Stderr, io::ErrorKind::BrokenPipe) => None,
+        (Pipe::Stderr, Errno::PIPE) => None,
         _ => Some(Event::Failed(Failure::system(
             format!("could not write to {}", pipe.name()),
-            error,
+            &io::Error::from(error),
         ))),
     }
 }
 
-fn write_to_end(pipe: Pipe, pieces: &mut mpsc::Receiver<Bytes>) -> io::Result<()> {
+fn write_to_end(pipe: Pipe, pieces: &mut mpsc::Receiver<Bytes>) -> rustix::io::Result<()> {
     while let Some(piece) = pieces.blocking_recv() {
         write_all(pipe.descriptor(), &piece)?;
     }
     Ok(())
 }
 
-fn write_all(descriptor: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+fn write_all(descriptor: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(descriptor, bytes) {
             Ok(length) => bytes = &bytes[length..],
@@ -84,10 +88,10 @@ fn write_all(descriptor: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
                 let mut writable = [PollFd::new(&descriptor, PollFlags::OUT)];
                 match poll(&mut writable, None) {
                     Ok(_) | Err(Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(error),
                 }
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
     Ok(())

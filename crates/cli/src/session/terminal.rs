@@ -162,3 +162,42 @@ impl Resizes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    use rustix::termios::LocalModes;
+    use std::process::{Command, Stdio};
+
+    const CHILD: &str = "BANGER_TEST_PANICS_IN_RAW_MODE";
+
+    /// Runs itself in a terminal, where it panics.
+    #[test]
+    fn a_panic_restores_the_terminal() {
+        if std::env::var_os(CHILD).is_some() {
+            restore_on_panic();
+            // Forgotten, so that only the hook can restore.
+            std::mem::forget(RawMode::enter().unwrap().unwrap());
+            let modes = tcgetattr(stdin()).unwrap().local_modes;
+            assert!(!modes.contains(LocalModes::ECHO), "not raw");
+            panic!("in raw mode");
+        }
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let terminal = ioctl_tiocgptpeer(&master, flags).unwrap();
+        let name = "session::terminal::tests::a_panic_restores_the_terminal";
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(CHILD, "1")
+            .stdin(Stdio::from(terminal.try_clone().unwrap()))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stderr).into_owned();
+        assert!(said.contains("in raw mode"), "{said}");
+        let modes = tcgetattr(&terminal).unwrap().local_modes;
+        assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON));
+    }
+}

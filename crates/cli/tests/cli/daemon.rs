@@ -1,0 +1,422 @@
+//! A daemon that keeps to the API's table and to nothing else: VMs are rows, and what clients
+//! do is told to the test.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use banger_proto::api::{
+    CreateVm, EngineKind, Image, Operation, OperationEvent, OperationKind, OperationState,
+    Progress, ProgressUnit, StageTime, Version, Vm, VmState,
+};
+use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::id::{ImageId, LeaseId, OperationId, VmId};
+use banger_proto::size::ByteSize;
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::guest;
+
+/// How long a test waits for anything.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// What a client did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Asked for a VM.
+    Created(Box<CreateVmSummary>),
+    /// Called an operation off.
+    CalledOff,
+    /// Began to hold a lease.
+    LeaseTaken,
+    /// Let its lease go, in whatever way.
+    LeaseEnded,
+    /// An exec stream ended so.
+    ExecEnded(String),
+    /// Asked to delete this VM.
+    Deleted(String),
+}
+
+/// What matters of a create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateVmSummary {
+    pub name: Option<String>,
+    pub leased: bool,
+}
+
+pub struct Daemon {
+    home: tempfile::TempDir,
+    deeds: Receiver<Deed>,
+    _runtime: Runtime,
+}
+
+struct State {
+    deeds: Sender<Deed>,
+    vms: Mutex<Vec<Vm>>,
+    operations: Mutex<HashMap<String, Arc<Begun>>>,
+}
+
+/// An operation that has begun.
+struct Begun {
+    operation: Operation,
+    course: Course,
+    /// Turns true when it is called off.
+    called_off: watch::Sender<bool>,
+}
+
+/// How an operation goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Well,
+    /// It ends only when it is called off.
+    Slow,
+    Fails,
+}
+
+impl State {
+    fn begin(&self, kind: OperationKind, vm: &Vm, course: Course) -> Response<Body> {
+        let operation = operation(kind, vm);
+        let answer = json(202, &operation);
+        let begun = Begun {
+            operation,
+            course,
+            called_off: watch::channel(false).0,
+        };
+        let id = begun.operation.id.to_string();
+        self.operations.lock().unwrap().insert(id, Arc::new(begun));
+        answer
+    }
+
+    fn begun(&self, id: &str) -> Arc<Begun> {
+        Arc::clone(&self.operations.lock().unwrap()[id])
+    }
+}
+
+impl Daemon {
+    /// Serves the socket of a new home, with the running VMs `calm-otter` and `devbox`.
+    pub fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let run = home.path().join("run");
+        std::fs::create_dir(&run).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (sender, deeds) = channel();
+        let state = Arc::new(State {
+            deeds: sender,
+            vms: Mutex::new(vec![vm("calm-otter"), vm("devbox")]),
+            operations: Mutex::default(),
+        });
+        let entered = runtime.enter();
+        let listener = UnixListener::bind(run.join("bangerd.sock")).unwrap();
+        drop(entered);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = Arc::clone(&state);
+                let service = service_fn(move |request| answer(request, Arc::clone(&state)));
+                tokio::spawn(
+                    http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .with_upgrades(),
+                );
+            }
+        });
+        Self {
+            home,
+            deeds,
+            _runtime: runtime,
+        }
+    }
+
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.home().join("state/logs/bangerd.log")
+    }
+
+    /// The next thing that a client did.
+    pub fn deed(&self) -> Deed {
+        self.deeds.recv_timeout(LIMIT).unwrap()
+    }
+}
+
+pub fn vm(name: &str) -> Vm {
+    Vm {
+        id: VmId::new(),
+        name: name.parse().unwrap(),
+        node: "here".into(),
+        state: VmState::Running,
+        failure: None,
+        image: "debian-bookworm-slim".parse().unwrap(),
+        image_id: None,
+        kernel: Some("generic-6.12".parse().unwrap()),
+        vcpu: 1,
+        memory: ByteSize::from_mib(512),
+        disk_size: ByteSize::from_gib(8),
+        system_size: ByteSize::from_gib(8),
+        engine: EngineKind::Fake,
+        engine_reason: "a test".into(),
+        nat: true,
+        ip: None,
+        labels: [].into(),
+        ephemeral: false,
+        created_at: "2026-01-01T00:00:00Z".into(),
+        started_at: None,
+        pid: None,
+        stages: Vec::new(),
+    }
+}
+
+fn operation(kind: OperationKind, vm: &Vm) -> Operation {
+    Operation {
+        id: OperationId::new(),
+        kind,
+        state: OperationState::Running,
+        node: "here".into(),
+        vm: Some(vm.id.clone()),
+        vm_name: Some(vm.name.clone()),
+        error: None,
+        created_at: "2026-01-01T00:00:00Z".into(),
+        stages: Vec::new(),
+    }
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+fn whole(status: u16, text: impl Into<Bytes>) -> Response<Body> {
+    let body = Full::new(text.into()).boxed();
+    Response::builder().status(status).body(body).unwrap()
+}
+
+fn json(status: u16, value: &impl serde::Serialize) -> Response<Body> {
+    whole(status, serde_json::to_vec(value).unwrap())
+}
+
+fn failed(error: &ApiError) -> Response<Body> {
+    json(error.kind.http_status(), error)
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    state: Arc<State>,
+) -> Result<Response<Body>, Infallible> {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
+    Ok(match (&method, &parts[..]) {
+        (&Method::GET, ["version"]) => json(
+            200,
+            &Version {
+                version: banger_proto::VERSION.into(),
+                api: 1,
+            },
+        ),
+        (&Method::POST, ["leases"]) => lease(request, state),
+        (&Method::GET, ["vms"]) => json(200, &*state.vms.lock().unwrap()),
+        (&Method::POST, ["vms"]) => create(request, &state).await,
+        (&Method::GET, ["images"]) => json(200, &[image()]),
+        (_, ["operations", id]) if method == Method::DELETE => {
+            let _ = state.deeds.send(Deed::CalledOff);
+            state.begun(id).called_off.send_replace(true);
+            whole(202, format!("{{\"id\":\"{id}\"}}"))
+        }
+        (_, ["operations", id, "events"]) => events(state.begun(id)),
+        (_, ["vms", name, rest @ ..]) => {
+            let found = {
+                let vms = state.vms.lock().unwrap();
+                vms.iter()
+                    .find(|vm| vm.name.as_str() == *name || vm.id.as_str() == *name)
+                    .cloned()
+            };
+            match found {
+                None => failed(&ApiError::new(
+                    ErrorKind::NotFound,
+                    format!("no VM `{name}`"),
+                )),
+                Some(vm) => of_vm(request, rest, &vm, state),
+            }
+        }
+        _ => failed(&ApiError::new(
+            ErrorKind::NotFound,
+            format!("no {method} {path}"),
+        )),
+    })
+}
+
+fn of_vm(request: Request<Incoming>, rest: &[&str], vm: &Vm, state: Arc<State>) -> Response<Body> {
+    match (request.method(), rest) {
+        (&Method::GET, []) => json(200, vm),
+        (&Method::DELETE, []) => {
+            let _ = state.deeds.send(Deed::Deleted(vm.name.to_string()));
+            state.begin(OperationKind::DeleteVm, vm, Course::Well)
+        }
+        (&Method::POST, ["stop"]) => state.begin(OperationKind::StopVm, vm, Course::Well),
+        (&Method::GET, ["logs"]) => whole(200, format!("{}\n", request.uri())),
+        (&Method::POST, ["exec"]) => upgraded(request, move |stream| async move {
+            let end = guest::serve(stream).await;
+            let _ = state.deeds.send(Deed::ExecEnded(end));
+        }),
+        (&Method::POST, ["ssh"]) => upgraded(request, |stream| async move {
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        }),
+        (method, rest) => failed(&ApiError::new(
+            ErrorKind::NotFound,
+            format!("no {method} {rest:?}"),
+        )),
+    }
+}
+
+fn upgraded<F>(
+    mut request: Request<Incoming>,
+    serve: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
+) -> Response<Body>
+where
+    F: Future<Output = ()> + Send,
+{
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        if let Ok(stream) = upgrade.await {
+            serve(TokioIo::new(stream)).await;
+        }
+    });
+    Response::builder()
+        .status(101)
+        .header("connection", "upgrade")
+        .header("upgrade", "banger-stream")
+        .body(Full::default().boxed())
+        .unwrap()
+}
+
+fn lease(request: Request<Incoming>, state: Arc<State>) -> Response<Body> {
+    upgraded(request, |mut stream| async move {
+        let _ = state.deeds.send(Deed::LeaseTaken);
+        let grant = format!("{{\"lease\":\"{}\"}}\n", LeaseId::new());
+        stream.write_all(grant.as_bytes()).await.unwrap();
+        while stream.read(&mut [0; 64]).await.unwrap_or(0) > 0 {}
+        let _ = state.deeds.send(Deed::LeaseEnded);
+    })
+}
+
+/// The VM named `slow` never gets ready, and `broken` fails.
+async fn create(request: Request<Incoming>, state: &State) -> Response<Body> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let create: CreateVm = serde_json::from_slice(&body).unwrap();
+    let summary = CreateVmSummary {
+        name: create.name.as_ref().map(ToString::to_string),
+        leased: create.lease.is_some(),
+    };
+    let _ = state.deeds.send(Deed::Created(Box::new(summary)));
+    let name = create
+        .name
+        .map_or_else(|| "new-vm".to_owned(), |name| name.to_string());
+    let vm = vm(&name);
+    let course = match name.as_str() {
+        "slow" => Course::Slow,
+        "broken" => Course::Fails,
+        _ => Course::Well,
+    };
+    let answer = state.begin(OperationKind::CreateVm, &vm, course);
+    if course == Course::Well {
+        state.vms.lock().unwrap().push(vm);
+    }
+    answer
+}
+
+fn events(begun: Arc<Begun>) -> Response<Body> {
+    let (mut sender, body) = tokio::io::duplex(4096);
+    tokio::spawn(async move {
+        let mut done = begun.operation.clone();
+        done.state = OperationState::Succeeded;
+        send(
+            &mut sender,
+            &OperationEvent::Stage {
+                stage: "disks".into(),
+            },
+        )
+        .await;
+        send(
+            &mut sender,
+            &OperationEvent::Progress(Progress {
+                what: "download kernel".into(),
+                done: 1 << 20,
+                total: Some(2 << 20),
+                unit: ProgressUnit::Bytes,
+            }),
+        )
+        .await;
+        send(
+            &mut sender,
+            &OperationEvent::StageDone(StageTime {
+                stage: "disks".into(),
+                begin_ms: 0.0,
+                took_ms: 12.0,
+            }),
+        )
+        .await;
+        if begun.course == Course::Slow {
+            let mut called_off = begun.called_off.subscribe();
+            let _ = called_off.wait_for(|called_off| *called_off).await;
+            done.state = OperationState::Failed;
+            done.error = Some(ApiError::new(ErrorKind::Cancelled, "it was called off"));
+        }
+        if begun.course == Course::Fails {
+            done.state = OperationState::Failed;
+            done.error = Some(ApiError {
+                causes: vec!["the disk is full".into()],
+                ..ApiError::new(
+                    ErrorKind::Failed,
+                    "could not start VM `broken`: stage disks",
+                )
+            });
+        }
+        send(&mut sender, &OperationEvent::Done(Box::new(done))).await;
+    });
+    let frames = futures_util::stream::unfold(body, |mut body| async move {
+        let mut buffer = vec![0; 4096];
+        let length = body.read(&mut buffer).await.unwrap_or(0);
+        buffer.truncate(length);
+        (length > 0).then(|| (Ok::<_, Infallible>(Frame::data(Bytes::from(buffer))), body))
+    });
+    Response::builder()
+        .header("content-type", "text/event-stream")
+        .body(StreamBody::new(frames).boxed())
+        .unwrap()
+}
+
+async fn send(sender: &mut tokio::io::DuplexStream, event: &OperationEvent) {
+    let text = format!("data: {}\n\n", serde_json::to_string(event).unwrap());
+    // The client may have gone.
+    let _ = sender.write_all(text.as_bytes()).await;
+}
+
+fn image() -> Image {
+    Image {
+        id: ImageId::new(),
+        name: "debian-bookworm-slim".parse().unwrap(),
+        digest: "sha256:00".into(),
+        source: "recipe".into(),
+        distro: "debian 12".into(),
+        arch: "x86_64".into(),
+        created_at: "2026-01-01T00:00:00Z".into(),
+        size: ByteSize::from_mib(261),
+        kernel: "generic-6.12".parse().unwrap(),
+    }
+}

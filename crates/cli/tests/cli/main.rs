@@ -1,0 +1,12 @@
+//! The `banger` program as its users have it: arguments, standard streams, signals and
+//! terminals are real; the daemon is an HTTP server in the test, whose guest commands behave
+//! as their names say.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod daemon;
+mod facts;
+mod guest;
+mod lifecycle;
+mod pipes;
+mod process;
+mod terminal;
