@@ -6,16 +6,16 @@
 //!
 //! Everything in here blocks for file operations: call it where blocking is fine.
 
-use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use banger_proto::error::ErrorKind;
 use banger_proto::size::ByteSize;
 use rustix::fs::SeekFrom;
+
+use crate::tool::{MKE2FS, ToolError};
 
 /// Room that must be left on the file system beyond what a clone takes.
 const RESERVE: u64 = 64 << 20;
@@ -33,18 +33,14 @@ pub enum DiskError {
         /// The size asked for.
         size: ByteSize,
     },
-    /// `mke2fs` could not be started.
-    #[error("could not start mke2fs")]
-    StartMke2fs(#[source] io::Error),
-    /// `mke2fs` failed.
-    #[error("mke2fs could not format a disk of {size} ({status}): {stderr}")]
-    Mke2fs {
+    /// It could not be formatted.
+    #[error("could not format a disk of {size}")]
+    Format {
         /// The size asked for.
         size: ByteSize,
-        /// How it ended.
-        status: String,
-        /// The end of what it said.
-        stderr: String,
+        /// Why not.
+        #[source]
+        source: ToolError,
     },
     /// The file system lacks room.
     #[error(
@@ -78,15 +74,19 @@ impl DiskError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::TooSmall { .. } => ErrorKind::Invalid,
-            Self::StartMke2fs(_) | Self::NoRoom { .. } => ErrorKind::Precondition,
-            Self::Mke2fs { .. } | Self::Io { .. } => ErrorKind::Failed,
+            Self::NoRoom { .. }
+            | Self::Format {
+                source: ToolError::Missing { .. },
+                ..
+            } => ErrorKind::Precondition,
+            Self::Format { .. } | Self::Io { .. } => ErrorKind::Failed,
         }
     }
 
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::StartMke2fs(_) => Some(crate::check::MKE2FS_FIX.to_owned()),
+            Self::Format { source, .. } => source.hint(),
             Self::NoRoom { .. } => {
                 Some("free some space, or move banger's state elsewhere".to_owned())
             }
@@ -242,31 +242,17 @@ fn template(cache_dir: &Path, size: ByteSize) -> Result<PathBuf, DiskError> {
 fn format_ext4(path: &Path, size: ByteSize) -> Result<(), DiskError> {
     // On a regular file, mke2fs punches holes and then knows that the inode tables are
     // zero: neither it nor the guest's kernel writes them.
-    let output = Command::new(crate::check::find_tool("mke2fs").unwrap_or_else(|| "mke2fs".into()))
-        .args([
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-m",
-            "0",
-            "-E",
-            "discard,lazy_journal_init=1,root_owner=0:0",
-        ])
-        .arg(OsString::from(path))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(DiskError::StartMke2fs)?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(DiskError::Mke2fs {
-            size,
-            status: output.status.to_string(),
-            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        }),
-    }
+    let format = || {
+        let mut command = MKE2FS.command()?;
+        command
+            .args(["-q", "-F", "-t", "ext4", "-m", "0"])
+            .args(["-E", "discard,lazy_journal_init=1,root_owner=0:0"])
+            .arg(path);
+        MKE2FS.run(&mut command)
+    };
+    format()
+        .map(drop)
+        .map_err(|source| DiskError::Format { size, source })
 }
 
 fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> DiskError + 'a {

@@ -13,13 +13,21 @@
 //! cache/templates/…   formatted, empty disks
 //! ```
 
+mod catalog;
 mod check;
+mod debian;
 pub mod disk;
+mod download;
+mod draft;
+mod ext4;
+mod flight;
 mod image;
 mod kernel;
 mod manifest;
 mod progress;
 mod store;
+mod tarball;
+mod tool;
 
 pub use check::checks;
 pub use image::ImageError;
@@ -27,3 +35,4 @@ pub use kernel::KernelError;
 pub use manifest::{KernelManifest, Manifest};
 pub use progress::Reporter;
 pub use store::{Image, Kernel, Store, StoreConfig, StoreError};
+pub use tool::ToolError;

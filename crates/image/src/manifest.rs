@@ -1,6 +1,9 @@
 //! What is written beside an artifact: where it came from and what it must look like.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
 
 use banger_proto::api;
 use banger_proto::id::ImageId;
@@ -98,4 +101,13 @@ impl From<&KernelManifest> for api::Kernel {
             created_at: manifest.created_at.clone(),
         }
     }
+}
+
+/// Writes a manifest into its artifact's directory.
+pub(crate) fn write(manifest: &impl Serialize, directory: &Path) -> io::Result<()> {
+    let mut json = serde_json::to_vec_pretty(manifest).map_err(io::Error::other)?;
+    json.push(b'\n');
+    let mut file = File::create(directory.join(MANIFEST_FILE))?;
+    file.write_all(&json)?;
+    file.sync_all()
 }

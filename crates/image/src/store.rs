@@ -1,15 +1,24 @@
 //! Which artifacts are there, and one shared piece of work for each that is being made.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use banger_proto::error::ErrorKind;
+use banger_proto::id::ImageId;
 use banger_proto::name::ArtifactName;
+use serde::de::DeserializeOwned;
 
-use crate::image::ImageError;
-use crate::kernel::KernelError;
-use crate::manifest::{KernelManifest, Manifest};
+use crate::draft;
+use crate::flight::{FlightError, Flights};
+use crate::image::{self, ImageError};
+use crate::kernel::{self, KernelError};
+use crate::manifest::{KernelManifest, MANIFEST_FILE, Manifest};
 use crate::progress::Reporter;
+
+/// Downloads that broke off longer ago than this are removed.
+const STALE_DOWNLOAD: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a store must know.
 #[derive(Clone, Debug)]
@@ -23,6 +32,20 @@ pub struct StoreConfig {
     /// The Debian mirror to use in place of the host's own, such as
     /// `http://ftp.debian.org/debian`.
     pub debian_mirror: Option<String>,
+}
+
+impl StoreConfig {
+    pub(crate) fn images(&self) -> PathBuf {
+        self.state_dir.join("images")
+    }
+
+    pub(crate) fn kernels(&self) -> PathBuf {
+        self.state_dir.join("kernels")
+    }
+
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.cache_dir.join("downloads")
+    }
 }
 
 /// Why the store could not be read or written.
@@ -101,43 +124,99 @@ pub struct Store {
 }
 
 struct Shared {
-    config: StoreConfig,
+    config: Arc<StoreConfig>,
+    images: Flights<ArtifactName, Image, ImageError>,
+    kernels: Flights<ArtifactName, Kernel, KernelError>,
+    agent: Mutex<Option<HashedAgent>>,
+}
+
+/// The agent's hash, as long as the file is the same.
+struct HashedAgent {
+    identity: (u64, u64, u64, i64, i64),
+    hash: [u8; 32],
 }
 
 impl Store {
     /// Opens the store: makes its directories and removes what makers that died left behind.
     /// Blocks for a few file operations.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        for directory in [
-            &config.state_dir.join("images"),
-            &config.state_dir.join("kernels"),
-            &config.cache_dir,
-        ] {
-            make_directory(directory)?;
+        for directory in [config.images(), config.kernels(), config.downloads()] {
+            std::fs::create_dir_all(&directory)
+                .map_err(io_error("make the directory", &directory))?;
         }
+        for directory in [config.images(), config.kernels()] {
+            draft::sweep(&directory).map_err(io_error("sweep", &directory))?;
+        }
+        // Builds of ordinary users may have been elsewhere; nothing depends on their going.
+        if let Err(error) = draft::sweep(Path::new(draft::SHARED)) {
+            tracing::warn!(%error, "could not sweep {}", draft::SHARED);
+        }
+        sweep_downloads(&config.downloads());
         Ok(Self {
-            shared: Arc::new(Shared { config }),
+            shared: Arc::new(Shared {
+                config: Arc::new(config),
+                images: Flights::new(),
+                kernels: Flights::new(),
+                agent: Mutex::new(None),
+            }),
         })
     }
 
-    /// The images that are there, by name. Damaged ones are left out and logged.
+    /// The images that are there, by name. Those with an unreadable manifest are left out and
+    /// logged.
     pub fn images(&self) -> Result<Vec<Manifest>, StoreError> {
-        Ok(Vec::new())
+        let mut manifests: Vec<Manifest> = self
+            .directories(&self.shared.config.images())?
+            .iter()
+            .filter_map(|directory| legible(read_manifest("image", directory)))
+            .collect();
+        manifests
+            .sort_by(|a: &Manifest, b| (&a.name, &a.created_at).cmp(&(&b.name, &b.created_at)));
+        Ok(manifests)
     }
 
-    /// The image called `name`, if it is there; an error if it is damaged.
-    pub fn image(&self, _name: &ArtifactName) -> Result<Option<Image>, StoreError> {
-        Ok(None)
+    /// The image called `name`, if it is there; an error if it is damaged. If two have the
+    /// name, the newer one counts.
+    pub fn image(&self, name: &ArtifactName) -> Result<Option<Image>, StoreError> {
+        let newest = self
+            .images()?
+            .into_iter()
+            .rfind(|manifest| manifest.name == *name);
+        newest
+            .map(|manifest| self.whole_image(manifest))
+            .transpose()
     }
 
-    /// The kernels that are there, by name. Damaged ones are left out and logged.
+    /// The image whose id is `id`, if it is there; an error if it is damaged.
+    pub fn image_by_id(&self, id: &ImageId) -> Result<Option<Image>, StoreError> {
+        let directory = self.shared.config.images().join(id.as_str());
+        match directory.exists() {
+            true => self
+                .whole_image(read_manifest("image", &directory)?)
+                .map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The kernels that are there, by name. Those with an unreadable manifest are left out
+    /// and logged.
     pub fn kernels(&self) -> Result<Vec<KernelManifest>, StoreError> {
-        Ok(Vec::new())
+        let mut manifests: Vec<KernelManifest> = self
+            .directories(&self.shared.config.kernels())?
+            .iter()
+            .filter_map(|directory| legible(read_manifest("kernel", directory)))
+            .collect();
+        manifests.sort_by(|a: &KernelManifest, b| a.name.cmp(&b.name));
+        Ok(manifests)
     }
 
     /// The kernel called `name`, if it is there; an error if it is damaged.
-    pub fn kernel(&self, _name: &ArtifactName) -> Result<Option<Kernel>, StoreError> {
-        Ok(None)
+    pub fn kernel(&self, name: &ArtifactName) -> Result<Option<Kernel>, StoreError> {
+        let directory = self.shared.config.kernels().join(name.as_str());
+        match directory.exists() {
+            true => whole_kernel(directory).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// The image called `name`, made first if it is missing.
@@ -148,12 +227,35 @@ impl Store {
     pub async fn ensure_image(
         &self,
         name: &ArtifactName,
-        _progress: &Reporter,
+        progress: &Reporter,
     ) -> Result<Image, ImageError> {
-        Err(ImageError::Unknown {
-            name: name.clone(),
-            known: Vec::new(),
-        })
+        if let Some(image) = self.blocking(name, Self::image).await? {
+            return Ok(image);
+        }
+        image::entry(name)?;
+        let store = self.clone();
+        let start = |progress, cancel| {
+            let name = name.clone();
+            async move {
+                // Another's work may have ended since we looked.
+                if let Some(image) = store.blocking(&name, Self::image).await? {
+                    return Ok(image);
+                }
+                let config = Arc::clone(&store.shared.config);
+                let images = config.images();
+                image::make(config, name.clone(), images.clone(), progress, cancel).await?;
+                let made = store.blocking(&name, Self::image).await?;
+                made.ok_or_else(|| ImageError::Store(vanished("image", &name, images)))
+            }
+        };
+        self.shared
+            .images
+            .join(name, progress, start)
+            .await
+            .map_err(|error| match error {
+                FlightError::Failed(error) => ImageError::Shared(error),
+                FlightError::Lost => ImageError::Cancelled,
+            })
     }
 
     /// The kernel called `name`, made first if it is missing; shared as in
@@ -161,26 +263,233 @@ impl Store {
     pub async fn ensure_kernel(
         &self,
         name: &ArtifactName,
-        _progress: &Reporter,
+        progress: &Reporter,
     ) -> Result<Kernel, KernelError> {
-        Err(KernelError::Unknown {
-            name: name.clone(),
-            known: Vec::new(),
-        })
+        if let Some(kernel) = self.blocking(name, Self::kernel).await? {
+            return Ok(kernel);
+        }
+        kernel::entry(name)?;
+        let store = self.clone();
+        let start = |progress, cancel| {
+            let name = name.clone();
+            async move {
+                if let Some(kernel) = store.blocking(&name, Self::kernel).await? {
+                    return Ok(kernel);
+                }
+                let config = Arc::clone(&store.shared.config);
+                let directory = config.kernels().join(name.as_str());
+                kernel::make(config, name.clone(), directory.clone(), progress, cancel).await?;
+                let made = store.blocking(&name, Self::kernel).await?;
+                made.ok_or_else(|| KernelError::Store(vanished("kernel", &name, directory)))
+            }
+        };
+        self.shared
+            .kernels
+            .join(name, progress, start)
+            .await
+            .map_err(|error| match error {
+                FlightError::Failed(error) => KernelError::Shared(error),
+                FlightError::Lost => KernelError::Cancelled,
+            })
     }
 
     /// The initramfs that boots `kernel` with the agent as it is now, made first if it is
     /// missing (tens of milliseconds).
     pub async fn initramfs(&self, kernel: &Kernel) -> Result<PathBuf, KernelError> {
-        let _ = &self.shared.config.agent;
-        Ok(kernel.directory.join("initrd.img"))
+        let (store, directory) = (self.clone(), kernel.directory.clone());
+        let work = move || {
+            let agent = &store.shared.config.agent;
+            kernel::initramfs(&directory, agent, &store.agent_hash()?)
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|source| KernelError::Step {
+                step: "make the initramfs",
+                source: source.into(),
+            })?
+    }
+
+    /// The agent's hash; it is read again only after the file has changed.
+    fn agent_hash(&self) -> Result<[u8; 32], KernelError> {
+        let path = &self.shared.config.agent;
+        let metadata = std::fs::metadata(path).map_err(|source| KernelError::Agent {
+            path: path.clone(),
+            source,
+        })?;
+        let identity = (
+            metadata.dev(),
+            metadata.ino(),
+            metadata.len(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+        );
+        let mut known = self
+            .shared
+            .agent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(agent) = known.as_ref().filter(|agent| agent.identity == identity) {
+            return Ok(agent.hash);
+        }
+        let hash = kernel::hash_agent(path)?;
+        *known = Some(HashedAgent { identity, hash });
+        Ok(hash)
+    }
+
+    /// Runs a look-up where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        name: &ArtifactName,
+        look: fn(&Self, &ArtifactName) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let (store, name) = (self.clone(), name.clone());
+        let path = self.shared.config.state_dir.clone();
+        tokio::task::spawn_blocking(move || look(&store, &name))
+            .await
+            .map_err(|error| io_error("look into", &path)(std::io::Error::other(error)))?
+    }
+
+    fn whole_image(&self, manifest: Manifest) -> Result<Image, StoreError> {
+        let directory = self.shared.config.images().join(manifest.id.as_str());
+        let rootfs = directory.join(image::ROOTFS);
+        require_length(
+            "image",
+            &manifest.name,
+            &directory,
+            &rootfs,
+            manifest.rootfs_length,
+        )?;
+        Ok(Image { manifest, rootfs })
+    }
+
+    fn directories(&self, parent: &Path) -> Result<Vec<PathBuf>, StoreError> {
+        let entries = std::fs::read_dir(parent).map_err(io_error("read", parent))?;
+        Ok(entries
+            .filter_map(Result::ok)
+            .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+            .map(|entry| entry.path())
+            .collect())
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), StoreError> {
-    std::fs::create_dir_all(path).map_err(|source| StoreError::Io {
-        action: "make the directory",
+/// Bytes that the files of a directory take, not counting holes.
+pub(crate) fn size_on_disk(directory: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return 0;
+    };
+    entries
+        .filter_map(|entry| entry.ok())
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size_on_disk(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn whole_kernel(directory: PathBuf) -> Result<Kernel, StoreError> {
+    let manifest: KernelManifest = read_manifest("kernel", &directory)?;
+    let vmlinux = directory.join(kernel::VMLINUX);
+    let modules_disk = directory.join(kernel::MODULES_DISK);
+    for (path, length) in [
+        (&vmlinux, manifest.vmlinux_length),
+        (&modules_disk, manifest.modules_length),
+    ] {
+        require_length("kernel", &manifest.name, &directory, path, length)?;
+    }
+    Ok(Kernel {
+        manifest,
+        directory,
+        vmlinux,
+        modules_disk,
+    })
+}
+
+fn read_manifest<T: DeserializeOwned>(
+    what: &'static str,
+    directory: &Path,
+) -> Result<T, StoreError> {
+    let path = directory.join(MANIFEST_FILE);
+    let damaged = |why: String| StoreError::Damaged {
+        what,
+        name: directory
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        why,
+        directory: directory.to_owned(),
+    };
+    let json = std::fs::read(&path)
+        .map_err(|error| damaged(format!("cannot read {MANIFEST_FILE}: {error}")))?;
+    serde_json::from_slice(&json)
+        .map_err(|error| damaged(format!("{MANIFEST_FILE} makes no sense: {error}")))
+}
+
+fn legible<T>(manifest: Result<T, StoreError>) -> Option<T> {
+    manifest
+        .inspect_err(|error| tracing::warn!(%error, "left out of the list"))
+        .ok()
+}
+
+fn require_length(
+    what: &'static str,
+    name: &ArtifactName,
+    directory: &Path,
+    path: &Path,
+    length: u64,
+) -> Result<(), StoreError> {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let why = match std::fs::metadata(path) {
+        Ok(found) if found.len() == length => return Ok(()),
+        Ok(found) => format!("{file} is {} bytes long, not {length}", found.len()),
+        Err(error) => format!("cannot read {file}: {error}"),
+    };
+    Err(StoreError::Damaged {
+        what,
+        name: name.to_string(),
+        why,
+        directory: directory.to_owned(),
+    })
+}
+
+fn vanished(what: &'static str, name: &ArtifactName, directory: PathBuf) -> StoreError {
+    StoreError::Damaged {
+        what,
+        name: name.to_string(),
+        why: "it was removed as soon as it was made".to_owned(),
+        directory,
+    }
+}
+
+/// Removes downloads that nobody has gone on with for long.
+fn sweep_downloads(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let age = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .map(|modified| {
+                SystemTime::now()
+                    .duration_since(modified)
+                    .unwrap_or_default()
+            });
+        if age.is_ok_and(|age| age > STALE_DOWNLOAD) {
+            // A cache: what stays does no harm.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn io_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(std::io::Error) -> StoreError + 'a {
+    move |source| StoreError::Io {
+        action,
         path: path.to_owned(),
         source,
-    })
+    }
 }

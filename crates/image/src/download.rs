@@ -1,0 +1,461 @@
+//! Downloads: resumed where they broke off, checked against their hash, published by rename.
+//!
+//! A file is kept under its hash, so what is there is what was asked for. What was fetched
+//! of it so far lies beside it as `<hash>.part` and is locked while someone adds to it.
+
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_RANGE, RANGE};
+use reqwest::{Client, Response, StatusCode};
+use sha2::{Digest, Sha256};
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+
+use crate::debian::release::{Expected, show_sha256};
+use crate::disk::{self, DiskError};
+use crate::progress::Reporter;
+
+/// Longest time to wait for a connection.
+const CONNECT: Duration = Duration::from_secs(15);
+/// Longest time without a single byte.
+const IDLE: Duration = Duration::from_secs(30);
+/// Attempts that may fail in a row without any progress.
+const ATTEMPTS: u32 = 4;
+/// Wait before the second attempt; doubled for each further one.
+const BACKOFF: Duration = Duration::from_millis(250);
+
+/// Why a download failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DownloadError {
+    /// The client could not be set up.
+    #[error("could not set up the HTTP client")]
+    Client(#[source] reqwest::Error),
+    /// No connection, or it broke off too often.
+    #[error("could not download {url}")]
+    Transfer {
+        /// From where.
+        url: String,
+        /// Why not.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The server said no.
+    #[error("could not download {url}: the server answers {status}")]
+    Status {
+        /// From where.
+        url: String,
+        /// What it said.
+        status: StatusCode,
+    },
+    /// It ended before it was whole, each time.
+    #[error("the download of {url} ends early: {got} of {wanted} bytes")]
+    Truncated {
+        /// From where.
+        url: String,
+        /// Bytes that came.
+        got: u64,
+        /// Bytes there should be.
+        wanted: u64,
+    },
+    /// It is longer than it should be.
+    #[error("what {url} sends is longer than the {limit} bytes that it should be")]
+    TooLong {
+        /// From where.
+        url: String,
+        /// Most bytes expected.
+        limit: u64,
+    },
+    /// It is not what was asked for.
+    #[error("what {url} sends does not have the hash that the archive's signature vouches for")]
+    WrongHash {
+        /// From where.
+        url: String,
+    },
+    /// It is not text.
+    #[error("what {url} sends is not text")]
+    NotText {
+        /// From where.
+        url: String,
+    },
+    /// There is no room for it.
+    #[error(transparent)]
+    Room(#[from] DiskError),
+    /// A file operation failed.
+    #[error("could not {action} `{path}`")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl DownloadError {
+    /// Whether another attempt may go better.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Transfer { .. } | Self::Truncated { .. } => true,
+            Self::Status { status, .. } => {
+                status.is_server_error()
+                    || matches!(
+                        *status,
+                        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+                    )
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Fetches files into one directory.
+#[derive(Clone)]
+pub(crate) struct Downloads {
+    client: Client,
+    directory: PathBuf,
+}
+
+impl Downloads {
+    /// Downloads into `directory`, which is there.
+    pub(crate) fn new(directory: PathBuf) -> Result<Self, DownloadError> {
+        // Another part of the process may have chosen a provider already: any will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .user_agent(concat!("banger/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT)
+            .read_timeout(IDLE)
+            .build()
+            .map_err(DownloadError::Client)?;
+        Ok(Self { client, directory })
+    }
+
+    /// The text at `url`, of at most `limit` bytes.
+    pub(crate) async fn text(&self, url: &str, limit: u64) -> Result<String, DownloadError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.text_once(url, limit).await {
+                Err(error) if error.is_passing() && attempt < ATTEMPTS => {
+                    back_off(attempt, &error).await
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn text_once(&self, url: &str, limit: u64) -> Result<String, DownloadError> {
+        let mut response = self.get(url, 0).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|source| transfer(url, source))?
+        {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > limit {
+                return Err(DownloadError::TooLong {
+                    url: url.to_owned(),
+                    limit,
+                });
+            }
+        }
+        String::from_utf8(bytes).map_err(|_| DownloadError::NotText {
+            url: url.to_owned(),
+        })
+    }
+
+    /// The file at `url`, whole and with the expected hash. Progress is told under `what`.
+    ///
+    /// Cancel-safe: what was fetched when the future is dropped is used the next time.
+    pub(crate) async fn file(
+        &self,
+        url: &str,
+        expected: &Expected,
+        what: &str,
+        progress: &Reporter,
+    ) -> Result<PathBuf, DownloadError> {
+        let name = show_sha256(&expected.sha256);
+        let path = self.directory.join(&name);
+        if is_whole(&path, expected).await {
+            progress.bytes(what, expected.size, Some(expected.size));
+            return Ok(path);
+        }
+        disk::require_room(&path, expected.size)?;
+        let mut part = Part::open(&self.directory.join(format!("{name}.part")), expected).await?;
+        self.fill(&mut part, url, expected, what, progress).await?;
+        part.file
+            .sync_all()
+            .await
+            .map_err(io_error("write", &part.path))?;
+        tokio::fs::rename(&part.path, &path)
+            .await
+            .map_err(io_error("publish", &path))?;
+        Ok(path)
+    }
+
+    async fn fill(
+        &self,
+        part: &mut Part,
+        url: &str,
+        expected: &Expected,
+        what: &str,
+        progress: &Reporter,
+    ) -> Result<(), DownloadError> {
+        let mut failures = 0;
+        loop {
+            let before = part.length;
+            let resumed = before > 0;
+            let outcome = match part.length < expected.size {
+                true => self.append(part, url, expected, what, progress).await,
+                false => Ok(()),
+            };
+            let error = match outcome {
+                Ok(()) if part.hash() == expected.sha256 => return Ok(()),
+                // What was there before may have been another file's.
+                Ok(()) if resumed => {
+                    part.restart().await?;
+                    continue;
+                }
+                Ok(()) => DownloadError::WrongHash {
+                    url: url.to_owned(),
+                },
+                Err(error) => error,
+            };
+            failures = if part.length > before {
+                1
+            } else {
+                failures + 1
+            };
+            if !error.is_passing() {
+                // What is there is of no use to anybody.
+                let _ = tokio::fs::remove_file(&part.path).await;
+                return Err(error);
+            }
+            if failures >= ATTEMPTS {
+                return Err(error);
+            }
+            back_off(failures, &error).await;
+        }
+    }
+
+    /// Adds what the server sends to the part.
+    async fn append(
+        &self,
+        part: &mut Part,
+        url: &str,
+        expected: &Expected,
+        what: &str,
+        progress: &Reporter,
+    ) -> Result<(), DownloadError> {
+        let mut response = self.get(url, part.length).await?;
+        if !continues_at(&response, part.length) {
+            part.restart().await?;
+            if response.status() != StatusCode::OK {
+                response = self.get(url, 0).await?;
+            }
+        }
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|source| transfer(url, source))?
+        {
+            if part.length + chunk.len() as u64 > expected.size {
+                return Err(DownloadError::TooLong {
+                    url: url.to_owned(),
+                    limit: expected.size,
+                });
+            }
+            part.write(&chunk).await?;
+            progress.bytes(what, part.length, Some(expected.size));
+        }
+        match part.length == expected.size {
+            true => Ok(()),
+            false => Err(DownloadError::Truncated {
+                url: url.to_owned(),
+                got: part.length,
+                wanted: expected.size,
+            }),
+        }
+    }
+
+    async fn get(&self, url: &str, from: u64) -> Result<Response, DownloadError> {
+        let mut request = self.client.get(url);
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|source| transfer(url, source))?;
+        let status = response.status();
+        match status.is_success() || (from > 0 && status == StatusCode::RANGE_NOT_SATISFIABLE) {
+            true => Ok(response),
+            false => Err(DownloadError::Status {
+                url: url.to_owned(),
+                status,
+            }),
+        }
+    }
+}
+
+/// Whether the response's body is what follows the first `from` bytes.
+fn continues_at(response: &Response, from: u64) -> bool {
+    if from == 0 {
+        return response.status() == StatusCode::OK;
+    }
+    let start = response.headers().get(CONTENT_RANGE).and_then(|value| {
+        value
+            .to_str()
+            .ok()?
+            .strip_prefix("bytes ")?
+            .split('-')
+            .next()?
+            .parse()
+            .ok()
+    });
+    response.status() == StatusCode::PARTIAL_CONTENT && start == Some(from)
+}
+
+/// What was fetched so far.
+struct Part {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    hasher: Sha256,
+}
+
+impl Part {
+    /// Opens or makes the part and hashes what is there. A part that someone else is filling
+    /// is left to them, and another one made.
+    async fn open(path: &Path, expected: &Expected) -> Result<Self, DownloadError> {
+        let (mut path, mut file) = (path.to_owned(), open_part(path).await?);
+        let is_ours =
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+        if !is_ours {
+            path.as_mut_os_string()
+                .push(format!(".{}", std::process::id()));
+            file = open_part(&path).await?;
+        }
+        let mut part = Self {
+            path,
+            file,
+            length: 0,
+            hasher: Sha256::new(),
+        };
+        let length = part
+            .file
+            .metadata()
+            .await
+            .map_err(io_error("read", &part.path))?
+            .len();
+        if length > expected.size {
+            part.restart().await?;
+            return Ok(part);
+        }
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            let count = part
+                .file
+                .read(&mut buffer)
+                .await
+                .map_err(io_error("read", &part.path))?;
+            if count == 0 {
+                return Ok(part);
+            }
+            part.hasher.update(&buffer[..count]);
+            part.length += count as u64;
+        }
+    }
+
+    async fn restart(&mut self) -> Result<(), DownloadError> {
+        self.file
+            .set_len(0)
+            .await
+            .map_err(io_error("write", &self.path))?;
+        self.file
+            .seek(SeekFrom::Start(0))
+            .await
+            .map_err(io_error("write", &self.path))?;
+        self.length = 0;
+        self.hasher = Sha256::new();
+        Ok(())
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
+        self.file
+            .write_all(bytes)
+            .await
+            .map_err(io_error("write", &self.path))?;
+        // So that an error of the disk shows here and the length is what is in the file.
+        self.file
+            .flush()
+            .await
+            .map_err(io_error("write", &self.path))?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        self.hasher.clone().finalize().into()
+    }
+}
+
+async fn open_part(path: &Path) -> Result<File, DownloadError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .await
+        .map_err(io_error("create", path))
+}
+
+/// Whether the file is there with the right content: what lies in a cache is not believed.
+async fn is_whole(path: &Path, expected: &Expected) -> bool {
+    let Ok(mut file) = File::open(path).await else {
+        return false;
+    };
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer).await {
+            Ok(0) => return <[u8; 32]>::from(hasher.finalize()) == expected.sha256,
+            Ok(count) => hasher.update(&buffer[..count]),
+            Err(_) => return false,
+        }
+    }
+}
+
+async fn back_off(attempt: u32, error: &DownloadError) {
+    tracing::debug!(
+        error = error as &dyn std::error::Error,
+        attempt,
+        "download failed, trying again"
+    );
+    tokio::time::sleep(BACKOFF * 2u32.pow(attempt.min(8) - 1)).await;
+}
+
+fn transfer(url: &str, source: reqwest::Error) -> DownloadError {
+    // The address stands in our own text already.
+    DownloadError::Transfer {
+        url: url.to_owned(),
+        source: source.without_url(),
+    }
+}
+
+fn io_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> DownloadError + 'a {
+    move |source| DownloadError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,150 @@
+//! A directory in which an artifact is made, and which becomes the artifact by one rename.
+//!
+//! The maker holds a lock on its draft. Whoever finds a draft that nobody has locked knows
+//! that its maker is dead, and removes it.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::tool::MMDEBSTRAP;
+
+const PREFIX: &str = ".draft-";
+/// A directory in which everybody may make drafts.
+pub(crate) const SHARED: &str = "/var/tmp";
+
+/// A locked directory, removed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Draft {
+    /// Makes a draft in `parent`.
+    pub(crate) fn new(parent: &Path) -> io::Result<Self> {
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+        let lock = File::open(directory.path())?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self {
+            path: directory.keep(),
+            lock,
+        })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the draft `to`. If someone else was faster, theirs stays and this one goes.
+    pub(crate) fn publish(self, to: &Path) -> io::Result<()> {
+        self.lock.sync_all()?;
+        match std::fs::rename(&self.path, to) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        File::open(to.parent().unwrap_or(to))?.sync_all()
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // It is gone if it was published.
+        if self.path.exists() {
+            remove(&self.path);
+        }
+    }
+}
+
+/// Removes the drafts in `parent` whose makers are dead, and tells which could not be.
+pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(parent)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_abandoned(&entry.path()) {
+            tracing::info!(path = %entry.path().display(), "removing a draft that was left behind");
+            remove(&entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Removes the directory `path` with all that is in it, also what mmdebstrap left there. A
+/// failure is logged.
+pub(crate) fn remove(path: &Path) {
+    let Err(first) = std::fs::remove_dir_all(path) else {
+        return;
+    };
+    // What mmdebstrap made in a user namespace belongs to others than this user, who can
+    // only remove it in such a namespace too.
+    let removed = match first.kind() {
+        io::ErrorKind::PermissionDenied => {
+            remove_as_their_root(path).and_then(|()| std::fs::remove_dir_all(path))
+        }
+        _ => Err(first),
+    };
+    if let Err(error) = removed {
+        tracing::warn!(path = %path.display(), %error, "could not remove a draft");
+    }
+}
+
+fn remove_as_their_root(path: &Path) -> io::Result<()> {
+    let remove = || {
+        let mut command = MMDEBSTRAP.command()?;
+        command.args(["--unshare-helper", "find"]).arg(path).args([
+            "-mindepth",
+            "1",
+            "-mount",
+            "-delete",
+        ]);
+        MMDEBSTRAP.run(&mut command)
+    };
+    remove().map(drop).map_err(io::Error::other)
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    File::open(path).is_ok_and(|directory| {
+        rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_drafts_of_dead_makers_are_swept() {
+        let parent = tempfile::tempdir().unwrap();
+        let alive = Draft::new(parent.path()).unwrap();
+        std::fs::write(alive.path().join("file"), "x").unwrap();
+        let dead = parent.path().join(".draft-dead");
+        std::fs::create_dir_all(dead.join("below")).unwrap();
+        let artifact = parent.path().join("artifact");
+        std::fs::create_dir(&artifact).unwrap();
+
+        sweep(parent.path()).unwrap();
+        assert!(alive.path().join("file").exists());
+        assert!(!dead.exists());
+        assert!(artifact.exists());
+    }
+
+    #[test]
+    fn a_draft_is_published_whole_or_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let to = parent.path().join("artifact");
+        let draft = Draft::new(parent.path()).unwrap();
+        std::fs::write(draft.path().join("file"), "first").unwrap();
+        draft.publish(&to).unwrap();
+
+        let second = Draft::new(parent.path()).unwrap();
+        std::fs::write(second.path().join("file"), "second").unwrap();
+        second.publish(&to).unwrap();
+
+        drop(Draft::new(parent.path()).unwrap());
+        assert_eq!(std::fs::read_to_string(to.join("file")).unwrap(), "first");
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,751 @@
+//! The tree of names and inodes that is being built, and the metadata written at its end.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use super::attribute::{AttributeError, Placed};
+use super::block::Blocks;
+use super::directory::{self, Entry};
+use super::extent::{self, Extent};
+use super::inode::{self, Attributes, Device, Inode, mode};
+use super::{BLOCK, BLOCKS_PER_GROUP, INODES_PER_BLOCK, attribute, low16, low32, put16, put32};
+
+const ROOT: u32 = 2;
+/// First inode that is not reserved; `lost+found` by convention.
+const FIRST_INODE: u32 = 11;
+/// Blocks kept for group descriptors: enough for 8192 groups, which are 1 TiB.
+const DESCRIPTOR_BLOCKS: u64 = 64;
+const DESCRIPTOR: usize = 32;
+const MOST_GROUPS: u64 = DESCRIPTOR_BLOCKS * (BLOCK / DESCRIPTOR) as u64;
+/// Room kept within the most groups for directories, bitmaps and inode tables.
+const DATA_LIMIT: u64 = MOST_GROUPS * BLOCKS_PER_GROUP as u64 * 15 / 16;
+/// Most names of one inode (`EXT4_LINK_MAX`).
+const MOST_LINKS: u32 = 65_000;
+/// Largest file that 512-byte sectors in 48 bits and 32-bit logical blocks can hold.
+const LARGEST_FILE: u64 = 1 << 43;
+/// Longest target of a symbolic link, as the kernel has it.
+const LONGEST_TARGET: usize = 4095;
+/// Shortest run of zero blocks that becomes a hole; shorter ones would only split extents.
+const SHORTEST_HOLE: u32 = 16;
+/// Bytes read from a file at a time.
+const CHUNK: usize = 256 << 10;
+
+/// Why the file system cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ext4Error {
+    /// The disk's file could not be written.
+    #[error("could not write the file system")]
+    Write(#[source] io::Error),
+    /// A file's content could not be read.
+    #[error("could not read the content of `{}`", path.display())]
+    Read {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The content is shorter than it was said to be.
+    #[error("the content of `{}` ends early", path.display())]
+    Short {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// ext4 cannot hold that name.
+    #[error("`{}` is not a path that ext4 can hold", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file is where a directory must be.
+    #[error("`{}` lies below something that is not a directory", path.display())]
+    NotADirectory {
+        /// The path that was to be made.
+        path: PathBuf,
+    },
+    /// A hard link to nothing, or to a directory.
+    #[error("`{}` is a hard link to `{}`, which is not there or a directory", path.display(), target.display())]
+    LinkTarget {
+        /// The link.
+        path: PathBuf,
+        /// What it names.
+        target: PathBuf,
+    },
+    /// A file or a target is larger than ext4 allows.
+    #[error("`{}` is too large for ext4", path.display())]
+    TooLarge {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Too many names of one file.
+    #[error("`{}` has more than {MOST_LINKS} hard links", path.display())]
+    TooManyLinks {
+        /// The last one.
+        path: PathBuf,
+    },
+    /// The extended attributes cannot be stored.
+    #[error("cannot store `{}`", path.display())]
+    Attribute {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: AttributeError,
+    },
+    /// More files than the disk's groups can hold.
+    #[error("there are too many files for one file system")]
+    TooManyFiles,
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// Length of the disk.
+    pub(crate) length: u64,
+    /// Number of inodes in use, without the reserved ones.
+    pub(crate) inodes: u64,
+}
+
+type Names = BTreeMap<Box<[u8]>, u32>;
+
+/// Writes one file system; see the module.
+pub(crate) struct Writer {
+    blocks: Blocks,
+    uuid: [u8; 16],
+    /// Inode 1 is at index 0; removed ones are `None`.
+    inodes: Vec<Option<Inode>>,
+    directories: BTreeMap<u32, Names>,
+}
+
+impl Writer {
+    /// Starts a file system in `file`, which must be empty.
+    pub(crate) fn new(file: File, uuid: [u8; 16]) -> Self {
+        let mut writer = Self {
+            blocks: Blocks::new(file, 1 + DESCRIPTOR_BLOCKS, DATA_LIMIT),
+            uuid,
+            inodes: (1..FIRST_INODE).map(|_| None).collect(),
+            directories: BTreeMap::new(),
+        };
+        let root = Attributes {
+            mode: 0o755,
+            ..Attributes::default()
+        };
+        let mut inode = Inode::new(mode::DIRECTORY, &root);
+        inode.links = 2;
+        writer.inodes[ROOT as usize - 1] = Some(inode);
+        writer.directories.insert(ROOT, Names::new());
+        let lost_and_found = Attributes {
+            mode: 0o700,
+            ..Attributes::default()
+        };
+        writer
+            .directory(b"lost+found", &lost_and_found)
+            .expect("the first directory is made without any write");
+        writer
+    }
+
+    /// Makes the directory `path`, or changes the attributes of the one that is there.
+    pub(crate) fn directory(
+        &mut self,
+        path: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(), Ext4Error> {
+        let start = self.blocks.next();
+        let mut inode = self.new_inode(path, mode::DIRECTORY, attributes)?;
+        inode.links = 2;
+        inode.blocks = (start, self.blocks.next() - start);
+        let Some((parent, name)) = self.place(path)? else {
+            return self.replace_directory(ROOT, inode);
+        };
+        match self.directories[&parent].get(name).copied() {
+            Some(number) if self.directories.contains_key(&number) => {
+                self.replace_directory(number, inode)
+            }
+            _ => {
+                let number = self.insert(path, parent, name, inode)?;
+                self.directories.insert(number, Names::new());
+                self.inode_mut(parent).links += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the file `path` with `size` bytes of `content`.
+    pub(crate) fn file(
+        &mut self,
+        path: &[u8],
+        attributes: &Attributes,
+        content: &mut dyn Read,
+        size: u64,
+    ) -> Result<(), Ext4Error> {
+        let (parent, name) = self.place_file(path)?;
+        if size > LARGEST_FILE {
+            return Err(Ext4Error::TooLarge { path: shown(path) });
+        }
+        let start = self.blocks.next();
+        let mut inode = self.new_inode(path, mode::FILE, attributes)?;
+        let extents = self.copy(path, content, size)?;
+        inode.block = extent::root(&extents, &mut self.blocks).map_err(Ext4Error::Write)?;
+        inode.flags = inode::EXTENTS;
+        inode.size = size;
+        inode.blocks = (start, self.blocks.next() - start);
+        self.insert(path, parent, name, inode)?;
+        Ok(())
+    }
+
+    /// Makes the symbolic link `path`.
+    pub(crate) fn symlink(
+        &mut self,
+        path: &[u8],
+        attributes: &Attributes,
+        target: &[u8],
+    ) -> Result<(), Ext4Error> {
+        let (parent, name) = self.place_file(path)?;
+        if target.is_empty() || target.len() > LONGEST_TARGET || target.contains(&0) {
+            return Err(Ext4Error::TooLarge { path: shown(path) });
+        }
+        let start = self.blocks.next();
+        let attributes = Attributes {
+            mode: 0o777,
+            ..attributes.clone()
+        };
+        let mut inode = self.new_inode(path, mode::SYMLINK, &attributes)?;
+        inode.size = target.len() as u64;
+        if target.len() < inode.block.len() {
+            inode.block[..target.len()].copy_from_slice(target);
+        } else {
+            let mut extents = Vec::new();
+            let block = self.blocks.append(target).map_err(Ext4Error::Write)?;
+            extent::push(&mut extents, 0, block, 1);
+            inode.block = extent::root(&extents, &mut self.blocks).map_err(Ext4Error::Write)?;
+            inode.flags = inode::EXTENTS;
+        }
+        inode.blocks = (start, self.blocks.next() - start);
+        self.insert(path, parent, name, inode)?;
+        Ok(())
+    }
+
+    /// Makes the special file `path`.
+    pub(crate) fn device(
+        &mut self,
+        path: &[u8],
+        attributes: &Attributes,
+        device: Device,
+    ) -> Result<(), Ext4Error> {
+        let (parent, name) = self.place_file(path)?;
+        let start = self.blocks.next();
+        let mut inode = self.new_inode(path, device.file_type(), attributes)?;
+        inode.block = device.numbers();
+        inode.blocks = (start, self.blocks.next() - start);
+        self.insert(path, parent, name, inode)?;
+        Ok(())
+    }
+
+    /// Makes `path` another name of the file `target`.
+    pub(crate) fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), Ext4Error> {
+        let (parent, name) = self.place_file(path)?;
+        let number = self
+            .find(target)
+            .filter(|number| !self.directories.contains_key(number))
+            .ok_or_else(|| Ext4Error::LinkTarget {
+                path: shown(path),
+                target: shown(target),
+            })?;
+        if self.directories[&parent].get(name) == Some(&number) {
+            return Ok(());
+        }
+        if self.inode_mut(number).links >= MOST_LINKS {
+            return Err(Ext4Error::TooManyLinks { path: shown(path) });
+        }
+        self.remove_entry(parent, name)?;
+        self.inode_mut(number).links += 1;
+        self.names_mut(parent).insert(name.into(), number);
+        Ok(())
+    }
+
+    /// Removes `path` with everything below it. Nothing happens if it is not there.
+    pub(crate) fn remove(&mut self, path: &[u8]) -> Result<(), Ext4Error> {
+        match self.place(path)? {
+            Some((parent, name)) => self.remove_entry(parent, name),
+            None => Err(Ext4Error::Path { path: shown(path) }),
+        }
+    }
+
+    /// Writes directories, inodes, bitmaps and the superblock, and waits until all of it is
+    /// on the disk.
+    pub(crate) fn finish(mut self) -> Result<Summary, Ext4Error> {
+        self.write_directories()?;
+        let data_end = self.blocks.next();
+        let layout =
+            Layout::new(data_end, self.inodes.len() as u64).ok_or(Ext4Error::TooManyFiles)?;
+        let length = layout.total * BLOCK as u64;
+        let inodes = self
+            .inodes
+            .iter()
+            .skip(FIRST_INODE as usize - 1)
+            .flatten()
+            .count() as u64;
+        self.write_metadata(&layout).map_err(Ext4Error::Write)?;
+        self.blocks
+            .finish(layout.total)
+            .and_then(|file| file.sync_all())
+            .map_err(Ext4Error::Write)?;
+        Ok(Summary { length, inodes })
+    }
+
+    /// Streams `size` bytes to the disk; long runs of zeros become holes.
+    fn copy(
+        &mut self,
+        path: &[u8],
+        content: &mut dyn Read,
+        size: u64,
+    ) -> Result<Vec<Extent>, Ext4Error> {
+        let mut extents = Vec::new();
+        let mut buffer = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
+        let mut left = size;
+        let mut logical: u32 = 0;
+        let mut zeros: u32 = 0;
+        while left > 0 {
+            let wanted = buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
+            content
+                .read_exact(&mut buffer[..wanted])
+                .map_err(|source| match source.kind() {
+                    io::ErrorKind::UnexpectedEof => Ext4Error::Short { path: shown(path) },
+                    _ => Ext4Error::Read {
+                        path: shown(path),
+                        source,
+                    },
+                })?;
+            left -= wanted as u64;
+            for block in buffer[..wanted].chunks(BLOCK) {
+                if block.iter().all(|byte| *byte == 0) {
+                    zeros += 1;
+                    continue;
+                }
+                match zeros < SHORTEST_HOLE {
+                    true => {
+                        for _ in 0..zeros {
+                            self.append(&mut extents, &mut logical, &[0; BLOCK])?;
+                        }
+                    }
+                    false => logical += zeros,
+                }
+                zeros = 0;
+                self.append(&mut extents, &mut logical, block)?;
+            }
+        }
+        Ok(extents)
+    }
+
+    fn append(
+        &mut self,
+        extents: &mut Vec<Extent>,
+        logical: &mut u32,
+        block: &[u8],
+    ) -> Result<(), Ext4Error> {
+        let physical = self.blocks.append(block).map_err(Ext4Error::Write)?;
+        extent::push(extents, *logical, physical, 1);
+        *logical += 1;
+        Ok(())
+    }
+
+    /// An inode with its extended attributes in place.
+    fn new_inode(
+        &mut self,
+        path: &[u8],
+        file_type: u16,
+        attributes: &Attributes,
+    ) -> Result<Inode, Ext4Error> {
+        let mut inode = Inode::new(file_type, attributes);
+        let placed =
+            attribute::place(&attributes.extended, inode::ATTRIBUTE_ROOM).map_err(|source| {
+                Ext4Error::Attribute {
+                    path: shown(path),
+                    source,
+                }
+            })?;
+        match placed {
+            Placed::None => {}
+            Placed::Inode(bytes) => inode.attributes = Some(bytes),
+            Placed::Block(bytes) => {
+                inode.attribute_block = self.blocks.append(&bytes[..]).map_err(Ext4Error::Write)?;
+            }
+        }
+        Ok(inode)
+    }
+
+    /// The directory that `path` is in and its name there, `None` for the root. Missing
+    /// directories on the way are made.
+    fn place<'a>(&mut self, path: &'a [u8]) -> Result<Option<(u32, &'a [u8])>, Ext4Error> {
+        let mut names = Vec::new();
+        for name in components(path) {
+            if name.len() > 255 || name == b".." || name.contains(&0) {
+                return Err(Ext4Error::Path { path: shown(path) });
+            }
+            names.push(name);
+        }
+        let Some(last) = names.pop() else {
+            return Ok(None);
+        };
+        let mut directory = ROOT;
+        for name in names {
+            directory = match self.directories[&directory].get(name).copied() {
+                Some(number) if self.directories.contains_key(&number) => number,
+                Some(_) => return Err(Ext4Error::NotADirectory { path: shown(path) }),
+                None => {
+                    let attributes = Attributes {
+                        mode: 0o755,
+                        ..Attributes::default()
+                    };
+                    let mut inode = Inode::new(mode::DIRECTORY, &attributes);
+                    inode.links = 2;
+                    let number = self.insert(path, directory, name, inode)?;
+                    self.directories.insert(number, Names::new());
+                    self.inode_mut(directory).links += 1;
+                    number
+                }
+            };
+        }
+        Ok(Some((directory, last)))
+    }
+
+    fn place_file<'a>(&mut self, path: &'a [u8]) -> Result<(u32, &'a [u8]), Ext4Error> {
+        self.place(path)?
+            .ok_or_else(|| Ext4Error::Path { path: shown(path) })
+    }
+
+    fn find(&self, path: &[u8]) -> Option<u32> {
+        components(path).try_fold(ROOT, |directory, name| {
+            self.directories.get(&directory)?.get(name).copied()
+        })
+    }
+
+    /// Names `inode` in `parent`, in place of what had that name.
+    fn insert(
+        &mut self,
+        path: &[u8],
+        parent: u32,
+        name: &[u8],
+        inode: Inode,
+    ) -> Result<u32, Ext4Error> {
+        self.remove_entry(parent, name)?;
+        self.inodes.push(Some(inode));
+        let number = u32::try_from(self.inodes.len())
+            .map_err(|_| Ext4Error::TooLarge { path: shown(path) })?;
+        self.names_mut(parent).insert(name.into(), number);
+        Ok(number)
+    }
+
+    fn replace_directory(&mut self, number: u32, inode: Inode) -> Result<(), Ext4Error> {
+        let slot = self.inode_mut(number);
+        let links = slot.links;
+        let old = std::mem::replace(slot, Inode { links, ..inode });
+        self.blocks
+            .free(old.blocks.0, old.blocks.1)
+            .map_err(Ext4Error::Write)
+    }
+
+    fn remove_entry(&mut self, parent: u32, name: &[u8]) -> Result<(), Ext4Error> {
+        let Some(number) = self.names_mut(parent).remove(name) else {
+            return Ok(());
+        };
+        let mut doomed = vec![number];
+        if self.directories.contains_key(&number) {
+            self.inode_mut(parent).links -= 1;
+        }
+        while let Some(number) = doomed.pop() {
+            let names = self.directories.remove(&number);
+            let is_directory = names.is_some();
+            doomed.extend(names.into_iter().flat_map(BTreeMap::into_values));
+            let inode = self.inode_mut(number);
+            inode.links -= 1;
+            if inode.links == 0 || is_directory {
+                let (start, count) = inode.blocks;
+                self.inodes[number as usize - 1] = None;
+                self.blocks.free(start, count).map_err(Ext4Error::Write)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn inode_mut(&mut self, number: u32) -> &mut Inode {
+        self.inodes[number as usize - 1]
+            .as_mut()
+            .expect("a name refers to an inode that is there")
+    }
+
+    fn names_mut(&mut self, directory: u32) -> &mut Names {
+        self.directories
+            .get_mut(&directory)
+            .expect("the number was taken from the table of directories")
+    }
+
+    fn write_directories(&mut self) -> Result<(), Ext4Error> {
+        let directories = std::mem::take(&mut self.directories);
+        let mut parents = BTreeMap::from([(ROOT, ROOT)]);
+        for (number, names) in &directories {
+            for child in names
+                .values()
+                .filter(|child| directories.contains_key(child))
+            {
+                parents.insert(*child, *number);
+            }
+        }
+        for (number, names) in &directories {
+            let dots = [(&b"."[..], *number), (&b".."[..], parents[number])];
+            let named = names.iter().map(|(name, child)| (&name[..], *child));
+            let entries = dots.into_iter().chain(named).map(|(name, child)| Entry {
+                inode: child,
+                kind: self.inodes[child as usize - 1]
+                    .as_ref()
+                    .map_or(0, Inode::entry_type),
+                name,
+            });
+            let bytes = directory::encode(entries);
+            let start = self.blocks.next();
+            let count = (bytes.len() / BLOCK) as u64;
+            let mut extents = Vec::new();
+            for (logical, block) in (0..).zip(bytes.chunks(BLOCK)) {
+                let physical = self.blocks.append(block).map_err(Ext4Error::Write)?;
+                extent::push(&mut extents, logical, physical, 1);
+            }
+            let root = extent::root(&extents, &mut self.blocks).map_err(Ext4Error::Write)?;
+            let total = self.blocks.next() - start;
+            let inode = self.inode_mut(*number);
+            inode.block = root;
+            inode.flags = inode::EXTENTS;
+            inode.size = count * BLOCK as u64;
+            inode.blocks.1 += total;
+            // `dir_nlink`: a directory with more subdirectories than can be counted has 1.
+            if inode.links >= MOST_LINKS {
+                inode.links = 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_metadata(&mut self, layout: &Layout) -> io::Result<()> {
+        let usage = self.block_usage(layout);
+        let mut descriptors = vec![0; layout.groups as usize * DESCRIPTOR];
+        let (mut free_blocks, mut free_inodes) = (0, 0);
+        for group in 0..layout.groups {
+            let block_bitmap = usage.bitmap(group);
+            let (inode_bitmap, used_inodes, used_directories) = self.inode_bitmap(layout, group);
+            let at = layout.group_at(group);
+            self.blocks.write_at(at, &block_bitmap)?;
+            self.blocks.write_at(at + 1, &inode_bitmap)?;
+            self.write_inode_table(layout, group)?;
+
+            let free = block_bitmap
+                .iter()
+                .map(|byte| byte.count_zeros())
+                .sum::<u32>();
+            let free_here = layout.inodes_per_group - used_inodes;
+            free_blocks += u64::from(free);
+            free_inodes += free_here;
+            let descriptor = &mut descriptors[group as usize * DESCRIPTOR..][..DESCRIPTOR];
+            put32(descriptor, 0x0, low32(at));
+            put32(descriptor, 0x4, low32(at + 1));
+            put32(descriptor, 0x8, low32(at + 2));
+            put16(descriptor, 0xc, low16(u64::from(free)));
+            put16(descriptor, 0xe, low16(u64::from(free_here)));
+            put16(descriptor, 0x10, low16(u64::from(used_directories)));
+        }
+        self.blocks.write_at(1, &descriptors)?;
+        let superblock = self.superblock(layout, free_blocks, free_inodes);
+        self.blocks.write_at(0, &superblock)
+    }
+
+    fn block_usage(&self, layout: &Layout) -> Usage {
+        let mut usage = Usage::new(layout.total, layout.groups);
+        usage.set(0, 1 + layout.descriptor_blocks());
+        usage.set(
+            1 + DESCRIPTOR_BLOCKS,
+            layout.data_end - 1 - DESCRIPTOR_BLOCKS,
+        );
+        for (start, count) in self.blocks.freed() {
+            usage.clear(*start, *count);
+        }
+        usage.set(
+            layout.data_end,
+            u64::from(layout.groups) * layout.blocks_per_group_metadata(),
+        );
+        usage
+    }
+
+    /// The group's inode bitmap, and how many inodes and directories it counts.
+    fn inode_bitmap(&self, layout: &Layout, group: u32) -> (Vec<u8>, u32, u32) {
+        let mut bitmap = vec![0xff; BLOCK];
+        let (mut used, mut directories) = (0, 0);
+        for index in 0..layout.inodes_per_group {
+            let number = group * layout.inodes_per_group + index;
+            let inode = self.inodes.get(number as usize).and_then(Option::as_ref);
+            if inode.is_some() || number < FIRST_INODE - 1 {
+                used += 1;
+                directories += u32::from(inode.is_some_and(Inode::is_directory));
+            } else {
+                bitmap[index as usize / 8] &= !(1 << (index % 8));
+            }
+        }
+        (bitmap, used, directories)
+    }
+
+    fn write_inode_table(&mut self, layout: &Layout, group: u32) -> io::Result<()> {
+        let first = group as usize * layout.inodes_per_group as usize;
+        let last = (first + layout.inodes_per_group as usize).min(self.inodes.len());
+        if first >= last {
+            return Ok(());
+        }
+        let table: Vec<u8> = self.inodes[first..last]
+            .iter()
+            .flat_map(|inode| inode.as_ref().map_or([0; super::INODE], Inode::encode))
+            .collect();
+        self.blocks.write_at(layout.group_at(group) + 2, &table)
+    }
+
+    fn superblock(&self, layout: &Layout, free_blocks: u64, free_inodes: u32) -> [u8; BLOCK] {
+        const EXT_ATTR: u32 = 0x8;
+        const SPARSE_SUPER2: u32 = 0x200;
+        const FILETYPE: u32 = 0x2;
+        const EXTENTS: u32 = 0x40;
+        const FLEX_BG: u32 = 0x200;
+        const LARGE_FILE: u32 = 0x2;
+        const HUGE_FILE: u32 = 0x8;
+        const DIR_NLINK: u32 = 0x20;
+        const EXTRA_ISIZE: u32 = 0x40;
+        let mut block = [0; BLOCK];
+        let bytes = &mut block[1024..2048];
+        put32(bytes, 0x00, layout.groups * layout.inodes_per_group);
+        put32(bytes, 0x04, low32(layout.total));
+        put32(bytes, 0x0c, low32(free_blocks));
+        put32(bytes, 0x10, free_inodes);
+        put32(bytes, 0x18, 2); // blocks of 4 KiB
+        put32(bytes, 0x1c, 2); // and clusters too
+        put32(bytes, 0x20, BLOCKS_PER_GROUP);
+        put32(bytes, 0x24, BLOCKS_PER_GROUP);
+        put32(bytes, 0x28, layout.inodes_per_group);
+        put16(bytes, 0x36, 0xffff); // no check after so many mounts
+        put16(bytes, 0x38, 0xef53);
+        put16(bytes, 0x3a, 1); // clean
+        put16(bytes, 0x3c, 1); // continue after errors
+        put32(bytes, 0x4c, 1); // dynamic revision
+        put32(bytes, 0x54, FIRST_INODE);
+        put16(bytes, 0x58, super::INODE as u16);
+        put32(bytes, 0x5c, EXT_ATTR | SPARSE_SUPER2);
+        put32(bytes, 0x60, FILETYPE | EXTENTS | FLEX_BG);
+        put32(
+            bytes,
+            0x64,
+            LARGE_FILE | HUGE_FILE | DIR_NLINK | EXTRA_ISIZE,
+        );
+        bytes[0x68..0x78].copy_from_slice(&self.uuid);
+        bytes[0xec..0xfc].copy_from_slice(&self.uuid); // seed of directory hashes, unused
+        bytes[0xfc] = 1; // half MD4
+        put16(bytes, 0x15c, 32);
+        put16(bytes, 0x15e, 32);
+        put32(bytes, 0x160, 1); // signed directory hashes
+        bytes[0x174] = 4; // 16 groups in a flexible one
+        block
+    }
+}
+
+/// How many groups there are and where their metadata is.
+struct Layout {
+    /// First block behind the data.
+    data_end: u64,
+    /// All blocks of the disk.
+    total: u64,
+    groups: u32,
+    inodes_per_group: u32,
+}
+
+impl Layout {
+    /// A layout for so much data and so many inodes; `None` if they are too many.
+    fn new(data_end: u64, inodes: u64) -> Option<Self> {
+        let per_group = u64::from(BLOCKS_PER_GROUP);
+        let mut groups = data_end
+            .div_ceil(per_group)
+            .max(inodes.div_ceil(per_group))
+            .max(1);
+        // Adding a group adds metadata, which may need one more group; this ends because a
+        // group has more blocks than its metadata takes.
+        loop {
+            let inodes_per_group = inodes
+                .div_ceil(groups)
+                .next_multiple_of(u64::from(INODES_PER_BLOCK));
+            let metadata = 2 + inodes_per_group / u64::from(INODES_PER_BLOCK);
+            let end = data_end + groups * metadata;
+            let needed = end.div_ceil(per_group);
+            if needed > MOST_GROUPS {
+                return None;
+            }
+            if needed <= groups {
+                return Some(Self {
+                    data_end,
+                    // The last group must have at least one block.
+                    total: end.max((groups - 1) * per_group + 1),
+                    groups: u32::try_from(groups).ok()?,
+                    inodes_per_group: u32::try_from(inodes_per_group).ok()?,
+                });
+            }
+            groups = needed;
+        }
+    }
+
+    fn descriptor_blocks(&self) -> u64 {
+        (self.groups as usize * DESCRIPTOR).div_ceil(BLOCK) as u64
+    }
+
+    fn blocks_per_group_metadata(&self) -> u64 {
+        2 + u64::from(self.inodes_per_group / INODES_PER_BLOCK)
+    }
+
+    /// The group's block bitmap; its inode bitmap and inode table follow.
+    fn group_at(&self, group: u32) -> u64 {
+        self.data_end + u64::from(group) * self.blocks_per_group_metadata()
+    }
+}
+
+/// One bit for each block: is it in use?
+struct Usage(Vec<u8>);
+
+impl Usage {
+    /// Blocks behind `total` count as used.
+    fn new(total: u64, groups: u32) -> Self {
+        let all = u64::from(groups) * u64::from(BLOCKS_PER_GROUP);
+        let mut usage = Self(vec![0; groups as usize * BLOCK]);
+        usage.set(total, all - total);
+        usage
+    }
+
+    fn set(&mut self, start: u64, count: u64) {
+        for block in start..start + count {
+            self.0[(block / 8) as usize] |= 1 << (block % 8);
+        }
+    }
+
+    fn clear(&mut self, start: u64, count: u64) {
+        for block in start..start + count {
+            self.0[(block / 8) as usize] &= !(1 << (block % 8));
+        }
+    }
+
+    fn bitmap(&self, group: u32) -> Vec<u8> {
+        self.0[group as usize * BLOCK..][..BLOCK].to_vec()
+    }
+}
+
+/// The names of a path, without empty ones and `.`.
+fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+}
+
+fn shown(path: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    PathBuf::from(std::ffi::OsStr::from_bytes(path))
+}
