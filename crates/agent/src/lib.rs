@@ -11,7 +11,9 @@
 //! ```
 
 pub mod agent;
+pub mod boot;
 pub mod exec;
+pub mod guest;
 pub mod http;
 pub mod identity;
 pub mod link;

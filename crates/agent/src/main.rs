@@ -6,10 +6,14 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: banger-vsock-agent serve --unix PATH | --version";
 
 fn main() -> ExitCode {
+    if rustix::process::getpid().is_init() {
+        return boot();
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["serve", "--unix", path] => serve(Path::new(path)),
+        ["guest"] => guest(),
         ["--version"] => {
             println!("banger-vsock-agent {}", banger_proto::VERSION);
             Ok(())
@@ -22,15 +26,34 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprintln!("  caused by: {error}");
-                cause = error.source();
-            }
+            eprintln!("error: {}", with_causes(&*error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The kernel has started this program as the initramfs' `/init`.
+fn boot() -> ExitCode {
+    let error = banger_agent::boot::run();
+    eprintln!("banger: {}", with_causes(&error));
+    banger_agent::power::power_off(None);
+    // Only if even that is not possible: the kernel panics, and the machine ends by that.
+    ExitCode::FAILURE
+}
+
+fn guest() -> Result<(), BoxedError> {
+    let system = banger_agent::guest::settle();
+    banger_agent::log::to_file(Path::new(banger_agent::guest::LOG_PATH))?;
+    Ok(runtime()?.block_on(banger_agent::guest::run(system))?)
+}
+
+/// The error and its causes on one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 type BoxedError = Box<dyn std::error::Error>;

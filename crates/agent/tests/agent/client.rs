@@ -1,7 +1,6 @@
 //! A small daemon's end of the agent link.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::time::Duration;
 
 use banger_proto::agent::{Configure, ExecRefused, ExecRequest, Health};
@@ -14,70 +13,18 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Everything that a test awaits ends within this.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// An agent process of its own for one test.
-pub struct TestAgent {
-    pub process: Child,
-    pub directory: TempDir,
-    _log: JoinHandle<()>,
-}
-
-impl TestAgent {
-    pub async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_banger-vsock-agent"))
-            .args(["serve", "--unix"])
-            .arg(directory.path().join("agent.sock"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
-        loop {
-            let line = log
-                .next_line()
-                .await
-                .unwrap()
-                .expect("the agent ended at its start");
-            if line.contains("listening") {
-                break;
-            }
-        }
-        let log = tokio::spawn(async move {
-            while let Ok(Some(line)) = log.next_line().await {
-                eprintln!("agent: {line}");
-            }
-        });
-        Self {
-            process,
-            directory,
-            _log: log,
-        }
-    }
-
-    pub fn socket(&self) -> PathBuf {
-        self.directory.path().join("agent.sock")
-    }
-
-    pub async fn connect(&self) -> Client {
-        Client::connect(&self.socket()).await
-    }
-}
-
 /// A connection after the handshake.
 pub struct Client {
     requests: SendRequest<Body>,
-    pub connection: JoinHandle<()>,
+    _connection: JoinHandle<()>,
     pub version: u32,
 }
 
@@ -117,7 +64,7 @@ impl Client {
         });
         Self {
             requests,
-            connection,
+            _connection: connection,
             version,
         }
     }

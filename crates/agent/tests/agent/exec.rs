@@ -8,7 +8,8 @@ use banger_proto::exit::ExitStatus;
 use banger_proto::frame::Frame;
 use bytes::Bytes;
 
-use crate::client::{Client, TestAgent, command};
+use crate::client::{Client, command};
+use crate::process::TestAgent;
 
 async fn agent() -> (TestAgent, Client) {
     let agent = TestAgent::start().await;

@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
-use crate::client::{Client, TestAgent, await_ack, command, send_hello};
+use crate::client::{Client, await_ack, command, send_hello};
+use crate::process::TestAgent;
 
 #[tokio::test]
 async fn the_agent_tells_who_it_is() {

@@ -3,3 +3,4 @@
 mod client;
 mod exec;
 mod link;
+mod process;

@@ -1,0 +1,216 @@
+//! PID 1 of the initramfs: puts the image's root together and hands PID 1 over.
+//!
+//! ```text
+//! early mounts -> modules -> devices, network -> root (base + system) -> modules disk
+//!   -> work disk -> identity -> switch root -> agent forked -> image's init executed
+//!                                                          └ or stay (no init)
+//! ```
+//!
+//! What the guest cannot do without ends the boot with one line on the console; everything
+//! else becomes a warning that the agent reports.
+
+mod cmdline;
+mod disks;
+mod files;
+mod init;
+mod modules;
+mod network;
+mod root;
+mod seed;
+mod stay;
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use banger_proto::agent::DiskRole;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::guest::SYSTEM_DESCRIPTOR;
+use crate::report::{BootReport, REPORT_PATH};
+use cmdline::CommandLine;
+pub use init::{Init, Request, detect};
+
+/// Why the guest cannot come up.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file system cannot be mounted.
+    #[error("could not mount {what} on {target}")]
+    Mount {
+        /// The file system or device.
+        what: String,
+        /// Where.
+        target: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel's parameters cannot be read.
+    #[error("could not read the kernel command line")]
+    ReadCommandLine(#[source] io::Error),
+    /// The kernel's parameters make no sense.
+    #[error("could not understand the kernel command line")]
+    CommandLine(#[from] cmdline::InvalidCommandLine),
+    /// The kernel's events cannot be watched.
+    #[error("could not listen to the kernel's events")]
+    Events(#[source] io::Error),
+    /// There is no base disk among the roles.
+    #[error("no base disk: `banger.disks=` names none")]
+    NoBase,
+    /// A disk that was promised did not appear.
+    #[error("the {role} disk did not appear as {device}")]
+    MissingDisk {
+        /// Its role.
+        role: &'static str,
+        /// Its device.
+        device: String,
+    },
+    /// The image's root cannot become the root.
+    #[error("could not change into the image's root")]
+    SwitchRoot(#[source] io::Error),
+    /// The agent cannot be started.
+    #[error("could not start the agent")]
+    Agent(#[source] io::Error),
+    /// Nothing can be waited for as PID 1.
+    #[error("could not wait for processes")]
+    Wait(#[source] io::Error),
+}
+
+/// Boots the guest. Returns only to say why that is not possible.
+pub fn run() -> BootError {
+    match boot() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn boot() -> Result<Infallible, BootError> {
+    let mut report = BootReport::default();
+    report.step("init");
+    root::mount_early()?;
+    let text = fs::read_to_string("/proc/cmdline").map_err(BootError::ReadCommandLine)?;
+    let cmdline = CommandLine::parse(&text)?;
+    let events = disks::Events::listen().map_err(BootError::Events)?;
+    modules::load(&mut report);
+    report.step("modules");
+
+    // All waits come first: what is waited for moves away with /dev and /sys.
+    let base = disks::find(&events, &cmdline, DiskRole::Base)?.ok_or(BootError::NoBase)?;
+    let mut optional = |role| disks::find_optional(&events, &cmdline, role, &mut report);
+    let [system, modules, work] =
+        [DiskRole::System, DiskRole::Modules, DiskRole::Work].map(&mut optional);
+    if let Some(interface) = &cmdline.interface {
+        // If it does not appear, setting its address fails and says so.
+        disks::await_path(&events, &network::device_path(interface));
+        warn(
+            &mut report,
+            "network",
+            network::configure(interface, cmdline.mtu),
+        );
+    }
+    report.step("devices");
+
+    let new_root = Path::new(root::NEW_ROOT);
+    let system = root::assemble(&base, system.as_deref(), &mut report)?;
+    report.step("root");
+    if let Some(device) = modules {
+        warn(
+            &mut report,
+            "modules disk",
+            root::mount_modules(&device, new_root),
+        );
+    }
+    if let Some(device) = work {
+        warn(
+            &mut report,
+            "work disk",
+            seed::mount_work(&device, new_root),
+        );
+    }
+    report.step("disks");
+    files::write_identity(new_root, cmdline.interface.as_ref(), &mut report);
+    report.step("identity");
+
+    root::switch()?;
+    let init = if cmdline.stay {
+        Init::Banger
+    } else {
+        detect(Path::new("/"))
+    };
+    report.init = init.name().to_owned();
+    report.step("switch root");
+    // Without it the agent would know nothing of the boot, but work all the same.
+    let _ = report.write(Path::new(REPORT_PATH));
+    // As systemd has it: programs that use select(2) are safe, others may raise it.
+    let files = Rlimit {
+        current: Some(1024),
+        maximum: Some(524_288),
+    };
+    let _ = setrlimit(Resource::Nofile, files);
+    let agent = start_agent(system.as_ref()).map_err(BootError::Agent)?;
+    if let Some(path) = init.path() {
+        let error = hand_over(path);
+        eprintln!("banger: could not execute {path}: {error}");
+    }
+    stay::stay(agent, system)
+}
+
+/// Turns a failure into a warning: the guest comes up without it.
+fn warn<E: std::error::Error>(report: &mut BootReport, what: &str, result: Result<(), E>) {
+    if let Err(error) = result {
+        let mut text = format!("{what}: {error}");
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        eprintln!("banger: warning: {text}");
+        report.warnings.push(text);
+    }
+}
+
+/// Starts the agent out of this very program, whose file is already gone from the root.
+///
+/// Its name begins with `@`, by which systemd knows a process that must outlive the others
+/// at shutdown (systemd.io/ROOT_STORAGE_DAEMONS).
+fn start_agent(system: Option<&OwnedFd>) -> io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("@banger-vsock-agent")
+        .arg("guest")
+        .current_dir("/")
+        .env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let errors = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open("/run/banger/agent.err")?;
+    command.stderr(errors);
+    if let Some(system) = system {
+        let system = system.as_raw_fd();
+        // SAFETY: `system` stays open in the child until it executes the agent; dup2 is
+        // async-signal-safe.
+        unsafe {
+            command.pre_exec(move || match libc::dup2(system, SYSTEM_DESCRIPTOR) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+    }
+    command.spawn()
+}
+
+/// Becomes the image's init; returns only why not.
+fn hand_over(path: &str) -> io::Error {
+    let mut command = Command::new(path);
+    command.env_clear().env("HOME", "/").env("TERM", "linux");
+    command.env(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
+    command.exec()
+}
