@@ -1,0 +1,214 @@
+//! Logs of a VM: as they are, or as they grow.
+
+use std::fs::File;
+use std::io::{self, ErrorKind as IoErrorKind, Read as _, Seek as _, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::{Path as FilePath, PathBuf};
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use banger_proto::api::{LogKind, StageTime};
+use banger_proto::error::{ApiError, ErrorKind};
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use rustix::fs::inotify;
+use serde::Deserialize;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Api;
+use super::exchange::{Failure, text};
+use crate::descriptor::watched;
+use crate::vm::plan::Layout;
+
+/// Bytes that are read at once.
+const CHUNK: usize = 64 << 10;
+
+#[derive(Debug, Deserialize)]
+pub struct Wanted {
+    #[serde(default = "console")]
+    log: LogKind,
+    #[serde(default)]
+    follow: bool,
+}
+
+fn console() -> LogKind {
+    LogKind::Console
+}
+
+pub async fn logs(
+    State(api): State<Api>,
+    Path(vm): Path<String>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(wanted) = wanted.map_err(|error| {
+        ApiError::new(ErrorKind::Invalid, "could not read the log").caused_by(&error)
+    })?;
+    let vm = api.fleet.find(&vm)?;
+    let status = vm.status();
+    let place = Layout::of(&api.fleet.host().paths, &status.row.id, status.row.slot).place;
+    let path = match wanted.log {
+        LogKind::Boot => return Ok(text(Body::from(boot_log(&status.row.stages)))),
+        LogKind::Console => place.console_log(),
+        LogKind::Engine => place.engine_log(),
+    };
+    let opened = crate::blocking(move || Growing::open(path, wanted.follow)).await;
+    let log = opened.map_err(|error| {
+        let message = format!("could not read the log of VM `{}`", status.row.name);
+        ApiError::new(ErrorKind::Failed, message).caused_by(&error)
+    })?;
+    let Some(log) = log else {
+        // A VM that was never started has no logs yet.
+        return Ok(text(Body::empty()));
+    };
+    let pieces = unfold((log, vm), |(mut log, vm)| async {
+        tokio::select! {
+            piece = log.next() => Some((piece.transpose()?, (log, vm))),
+            () = vm.gone() => None,
+        }
+    });
+    Ok(text(Body::from_stream(pieces)))
+}
+
+/// Stages of the last start, one a line.
+fn boot_log(stages: &[StageTime]) -> String {
+    stages
+        .iter()
+        .map(|time| {
+            format!(
+                "{:>9.1} ms  {:<10} {:>9.1} ms\n",
+                time.begin_ms, time.stage, time.took_ms
+            )
+        })
+        .collect()
+}
+
+/// A file that is read to its end, and then on as it grows.
+struct Growing {
+    path: PathBuf,
+    file: File,
+    changes: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Growing {
+    /// `None` if there is no such file.
+    fn open(path: PathBuf, follow: bool) -> io::Result<Option<Self>> {
+        // The watch comes first, so that no change falls between the two.
+        let changes = follow.then(|| watch(&path)).transpose();
+        match (File::open(&path), changes) {
+            (Err(error), _) | (_, Err(error)) if error.kind() == IoErrorKind::NotFound => Ok(None),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+            (Ok(file), Ok(changes)) => Ok(Some(Self {
+                path,
+                file,
+                changes,
+            })),
+        }
+    }
+
+    /// The next piece; `None` at the end. Cancel-safe.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            let piece = self.read()?;
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+            let Some(changes) = &self.changes else {
+                return Ok(None);
+            };
+            let mut ready = changes.readable().await?;
+            let drained = ready.try_io(|changes| drain(changes.get_ref()));
+            if matches!(drained, Ok(Ok(Change::Gone))) && !self.path.exists() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What there is, at most one chunk. A file that has become shorter was begun anew.
+    fn read(&mut self) -> io::Result<Bytes> {
+        let mut piece = vec![0; CHUNK];
+        let mut length = self.file.read(&mut piece)?;
+        if length == 0 && self.file.stream_position()? > self.file.metadata()?.len() {
+            self.file.seek(SeekFrom::Start(0))?;
+            length = self.file.read(&mut piece)?;
+        }
+        piece.truncate(length);
+        Ok(piece.into())
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    Content,
+    Gone,
+}
+
+fn watch(path: &FilePath) -> io::Result<AsyncFd<OwnedFd>> {
+    let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    // ATTRIB: the last name of a file that is still open was removed (inotify(7)).
+    let wanted = inotify::WatchFlags::MODIFY
+        | inotify::WatchFlags::ATTRIB
+        | inotify::WatchFlags::DELETE_SELF;
+    inotify::add_watch(&changes, path, wanted)?;
+    watched(changes, Interest::READABLE)
+}
+
+/// Takes all events that there are; `WouldBlock` if there are none.
+fn drain(changes: &OwnedFd) -> io::Result<Change> {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(changes, &mut buffer);
+    let mut change = None;
+    loop {
+        match reader.next() {
+            Ok(event) => {
+                let content = event.events() == inotify::ReadFlags::MODIFY;
+                if !content || change.is_none() {
+                    change = Some(if content {
+                        Change::Content
+                    } else {
+                        Change::Gone
+                    });
+                }
+            }
+            Err(error) => return change.ok_or_else(|| error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[tokio::test]
+    async fn a_followed_file_is_read_as_it_grows_and_ends_when_it_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut writer = File::create(&path).unwrap();
+        writer.write_all(b"one").unwrap();
+        let mut log = Growing::open(path.clone(), true).unwrap().unwrap();
+        assert_eq!(log.next().await.unwrap().unwrap(), "one");
+        let (more, ()) = tokio::join!(log.next(), async { writer.write_all(b"two").unwrap() });
+        assert_eq!(more.unwrap().unwrap(), "two");
+        writer.set_len(0).unwrap();
+        writer.rewind().unwrap();
+        writer.write_all(b"3").unwrap();
+        assert_eq!(log.next().await.unwrap().unwrap(), "3");
+        let (end, ()) = tokio::join!(log.next(), async { std::fs::remove_file(&path).unwrap() });
+        assert_eq!(end.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_followed_ends_and_a_missing_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        assert!(Growing::open(path.clone(), true).unwrap().is_none());
+        std::fs::write(&path, vec![b'x'; CHUNK + 1]).unwrap();
+        let mut log = Growing::open(path, false).unwrap().unwrap();
+        assert_eq!(log.next().await.unwrap().unwrap().len(), CHUNK);
+        assert_eq!(log.next().await.unwrap().unwrap().len(), 1);
+        assert_eq!(log.next().await.unwrap(), None);
+    }
+}

@@ -1,0 +1,71 @@
+//! The HTTP API of [`banger_proto::api`]. Handlers validate, ask the fleet, and stream; none
+//! of them touches the host, so that a dropped connection cannot leave half a change.
+
+mod artifacts;
+mod daemon;
+mod exchange;
+mod logs;
+mod operations;
+mod peer;
+mod stream;
+mod vms;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{delete, get, post};
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::Fleet;
+
+pub use peer::Peer;
+
+/// What handlers reach.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The VMs.
+    pub fleet: Arc<Fleet>,
+    /// Ends the daemon.
+    pub stop: CancellationToken,
+    /// When the daemon started, RFC 3339.
+    pub started_at: Arc<str>,
+}
+
+impl Api {
+    /// The API of `fleet`; `stop` is cancelled when a client asks the daemon to end.
+    pub fn new(fleet: Arc<Fleet>, stop: CancellationToken) -> Self {
+        Self {
+            fleet,
+            stop,
+            started_at: crate::now().into(),
+        }
+    }
+
+    /// Every route.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/v1/version", get(daemon::version))
+            .route("/v1/daemon", get(daemon::status))
+            .route("/v1/daemon/stop", post(daemon::stop))
+            .route("/v1/leases", post(stream::lease))
+            .route("/v1/vms", get(vms::list).post(vms::create))
+            .route("/v1/vms/{vm}", get(vms::show).delete(vms::delete))
+            .route("/v1/vms/{vm}/start", post(vms::start))
+            .route("/v1/vms/{vm}/stop", post(vms::stop))
+            .route("/v1/vms/{vm}/exec", post(stream::exec))
+            .route("/v1/vms/{vm}/ssh", post(stream::ssh))
+            .route("/v1/vms/{vm}/ssh-target", get(vms::ssh_target))
+            .route("/v1/vms/{vm}/logs", get(logs::logs))
+            .route("/v1/images", get(artifacts::images))
+            .route("/v1/images/{name}/pull", post(artifacts::pull))
+            .route("/v1/kernels", get(artifacts::kernels))
+            .route("/v1/operations/{id}", get(operations::show))
+            .route("/v1/operations/{id}", delete(operations::cancel))
+            .route("/v1/operations/{id}/events", get(operations::events))
+            .fallback(exchange::no_such_path)
+            .method_not_allowed_fallback(exchange::no_such_method)
+            .layer(axum::middleware::from_fn(peer::admit))
+            .layer(axum::middleware::from_fn(exchange::identify))
+            .with_state(self)
+    }
+}

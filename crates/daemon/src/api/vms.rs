@@ -1,0 +1,99 @@
+//! VMs: requests go to the fleet, and answers come out of what the VMs' owners show.
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use banger_proto::api::{CreateVm, IDEMPOTENCY_HEADER, SshTarget, Vm};
+use banger_proto::id::RequestId;
+
+use super::Api;
+use super::exchange::{Failure, Json, accepted};
+use crate::vm::lifecycle::Request;
+use crate::vm::plan::Layout;
+
+pub async fn list(State(api): State<Api>) -> Json<Vec<Vm>> {
+    let vms = api.fleet.handles();
+    Json(
+        vms.iter()
+            .map(|vm| api.fleet.describe(&vm.status()))
+            .collect(),
+    )
+}
+
+pub async fn show(State(api): State<Api>, Path(vm): Path<String>) -> Result<Json<Vm>, Failure> {
+    let vm = api.fleet.find(&vm)?;
+    Ok(Json(api.fleet.describe(&vm.status())))
+}
+
+pub async fn create(
+    State(api): State<Api>,
+    Extension(request_id): Extension<RequestId>,
+    headers: HeaderMap,
+    Json(request): Json<CreateVm>,
+) -> Result<Response, Failure> {
+    let key = headers
+        .get(IDEMPOTENCY_HEADER)
+        .and_then(|value| value.to_str().ok());
+    let key = key.map(str::to_owned);
+    // In a task of its own: a client that goes away must not leave a row without an owner.
+    let creating =
+        tokio::spawn(async move { api.fleet.create(request, key, Some(request_id)).await });
+    let operation = creating.await.expect("creating a VM does not panic")?;
+    Ok(accepted(operation))
+}
+
+pub async fn delete(
+    api: State<Api>,
+    vm: Path<String>,
+    request_id: Extension<RequestId>,
+) -> Result<Response, Failure> {
+    ask(api, vm, request_id, Request::Delete).await
+}
+
+pub async fn start(
+    api: State<Api>,
+    vm: Path<String>,
+    request_id: Extension<RequestId>,
+) -> Result<Response, Failure> {
+    ask(api, vm, request_id, Request::Start).await
+}
+
+pub async fn stop(
+    api: State<Api>,
+    vm: Path<String>,
+    request_id: Extension<RequestId>,
+) -> Result<Response, Failure> {
+    ask(api, vm, request_id, Request::Stop).await
+}
+
+async fn ask(
+    State(api): State<Api>,
+    Path(vm): Path<String>,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, Failure> {
+    Ok(accepted(
+        api.fleet.request(&vm, request, Some(request_id)).await?,
+    ))
+}
+
+pub async fn ssh_target(
+    State(api): State<Api>,
+    Path(vm): Path<String>,
+) -> Result<Json<SshTarget>, Failure> {
+    let vm = api.fleet.find(&vm)?;
+    let host = api.fleet.host();
+    Ok(Json(vm.look(|status| {
+        let row = &status.row;
+        SshTarget {
+            name: row.name.clone(),
+            user: "root".to_owned(),
+            identity_file: host.user_key().display().to_string(),
+            known_hosts_file: Layout::of(&host.paths, &row.id, row.slot)
+                .known_hosts
+                .display()
+                .to_string(),
+        }
+    })))
+}

@@ -1,0 +1,192 @@
+//! Files and directories that are private from birth, written whole or not at all, and
+//! removed without complaint when they are not there.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {action} `{}`", .path.display())]
+pub struct FileError {
+    /// What was being done, as a verb phrase.
+    pub action: &'static str,
+    /// To what.
+    pub path: PathBuf,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl FileError {
+    pub(crate) fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// What the user can do, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self.source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Some("free some space, or move banger's state elsewhere".to_owned())
+            }
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                let directory = self.path.parent().unwrap_or(&self.path);
+                Some(format!(
+                    "`{}` must be writable for you",
+                    directory.display()
+                ))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Makes a directory, and those above it, that only this user may enter. One that is there
+/// already must be this user's and no symlink.
+///
+/// # Errors
+/// It cannot be made, or belongs to someone else.
+pub fn make_private_directory(path: &Path) -> Result<(), FileError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(FileError::new("make the directory", path))?;
+    let found = fs::symlink_metadata(path).map_err(FileError::new("look at", path))?;
+    let own = rustix::process::geteuid().as_raw();
+    if !found.is_dir() || found.uid() != own {
+        let why = format!("it is not a directory of user {own}");
+        let source = io::Error::new(io::ErrorKind::PermissionDenied, why);
+        return Err(FileError::new("use the directory", path)(source));
+    }
+    if found.mode() & 0o077 != 0 {
+        let private = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        fs::set_permissions(path, private).map_err(FileError::new("make private", path))?;
+    }
+    Ok(())
+}
+
+/// Writes a file that only this user may read, by renaming a finished one into its place.
+///
+/// # Errors
+/// It cannot be written; what was there before is still there.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let draft = draft_of(path);
+    write_new(&draft, content)
+        .and_then(|()| fs::rename(&draft, path))
+        .map_err(FileError::new("write", path))
+        .inspect_err(|_| drop(fs::remove_file(&draft)))
+}
+
+/// Writes a private file unless there is one; says whether it did. Of several writers at
+/// once exactly one succeeds, and nobody ever reads half a file.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_private_once(path: &Path, content: &[u8]) -> Result<bool, FileError> {
+    let draft = draft_of(path);
+    let written = write_new(&draft, content).and_then(|()| match fs::hard_link(&draft, path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    });
+    // Written or not, the draft is of no more use.
+    let _ = fs::remove_file(&draft);
+    written.map_err(FileError::new("write", path))
+}
+
+/// Removes a file.
+///
+/// # Errors
+/// It is still there.
+pub fn remove_file(path: &Path) -> Result<(), FileError> {
+    tolerate_absence(fs::remove_file(path)).map_err(FileError::new("remove", path))
+}
+
+/// Removes a directory with everything in it. Does not follow symlinks.
+///
+/// # Errors
+/// Something of it is still there.
+pub fn remove_directory(path: &Path) -> Result<(), FileError> {
+    tolerate_absence(fs::remove_dir_all(path)).map_err(FileError::new("remove", path))
+}
+
+fn tolerate_absence(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn draft_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", banger_proto::id::RequestId::new().short()));
+    PathBuf::from(name)
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content)?;
+    file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_private_file_is_whole_private_and_leaves_no_draft() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_private(&path, b"one").unwrap();
+        write_private(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert!(!write_private_once(&path, b"three").unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_a_symlink_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let planted = dir.path().join("planted");
+        std::os::unix::fs::symlink("/tmp", &planted).unwrap();
+        make_private_directory(&planted).unwrap_err();
+        let loose = dir.path().join("loose");
+        fs::create_dir(&loose).unwrap();
+        make_private_directory(&loose).unwrap();
+        assert_eq!(
+            fs::metadata(&loose).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+    }
+
+    #[test]
+    fn removing_what_is_not_there_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        remove_file(&dir.path().join("a")).unwrap();
+        remove_directory(&dir.path().join("b")).unwrap();
+    }
+}

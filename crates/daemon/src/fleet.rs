@@ -1,0 +1,439 @@
+//! All VMs of this daemon: finds one by name, id or the beginning of an id, and brings new
+//! ones into being.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use banger_proto::api::{self, CreateVm, EngineKind, Operation, OperationKind};
+use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::id::{LeaseId, RequestId, VmId};
+use banger_proto::size::ByteSize;
+
+use crate::host::Host;
+use crate::operations::{Begun, IdempotencyKey, Subject, Work};
+use crate::store::vms::{HeldSlots, SlotHold};
+use crate::store::{InsertError, NewVm, StoreError, VmRow};
+use crate::vm::lifecycle::{Phase, Refusal, Request};
+use crate::vm::task::{Handle, Origin, RequestError, Status};
+
+const MEMORY_MIN: ByteSize = ByteSize::from_mib(128);
+const DISK_MIN: ByteSize = ByteSize::from_mib(64);
+/// What ext4 with blocks of 4 KiB can hold without its 64-bit feature.
+const DISK_MAX: ByteSize = ByteSize::from_gib(16 << 10);
+const LABELS_MAX: usize = 64;
+const LABEL_KEY_MAX: usize = 63;
+const LABEL_VALUE_MAX: usize = 256;
+
+/// All VMs.
+#[derive(Debug)]
+pub struct Fleet {
+    host: Arc<Host>,
+    slots: u16,
+    held: HeldSlots,
+    vms: Mutex<BTreeMap<VmId, Handle>>,
+}
+
+impl Fleet {
+    /// A fleet without VMs; [`crate::reconcile`] brings in those that have a row.
+    pub fn new(host: Arc<Host>) -> Self {
+        let slots = banger_net::plan::last_slot(&host.network_config)
+            .expect("the network was made of this config");
+        Self {
+            host,
+            slots,
+            held: HeldSlots::default(),
+            vms: Mutex::default(),
+        }
+    }
+
+    /// What the daemon is made of.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Brings in a VM that has a row.
+    pub fn bring_in(&self, row: VmRow, origin: Origin) -> Handle {
+        let id = row.id.clone();
+        let handle = Handle::spawn(Arc::clone(&self.host), row, origin);
+        let mut vms = self.vms();
+        vms.retain(|_, known| !known.look(|status| status.gone));
+        vms.insert(id, handle.clone());
+        handle
+    }
+
+    /// Every VM, the oldest first.
+    pub fn handles(&self) -> Vec<Handle> {
+        let mut handles: Vec<Handle> = self.vms().values().cloned().collect();
+        handles.retain(|handle| !handle.look(|status| status.gone));
+        handles.sort_by_cached_key(|handle| handle.look(|status| status.row.created_at.clone()));
+        handles
+    }
+
+    /// The VM of this name or id, or the only one whose id begins so.
+    ///
+    /// # Errors
+    /// There is none, or more than one.
+    pub fn find(&self, selector: &str) -> Result<Handle, ApiError> {
+        let handles = self.handles();
+        let exact = |handle: &&Handle| {
+            handle.look(|status| {
+                status.row.name.as_str() == selector || status.row.id.as_str() == selector
+            })
+        };
+        if let Some(handle) = handles.iter().find(exact) {
+            return Ok(handle.clone());
+        }
+        let mut begins = handles.iter().filter(|handle| {
+            !selector.is_empty()
+                && handle.look(|status| status.row.id.as_str().starts_with(selector))
+        });
+        match (begins.next(), begins.next()) {
+            (Some(handle), None) => Ok(handle.clone()),
+            (None, _) => Err(ApiError::new(
+                ErrorKind::NotFound,
+                format!("there is no VM `{selector}`"),
+            )
+            .with_hint("see `banger vm list`")),
+            (Some(_), Some(_)) => Err(ApiError::new(
+                ErrorKind::Conflict,
+                format!("more than one VM's id begins with `{selector}`"),
+            )
+            .with_hint("write more of the id, or the VM's name")),
+        }
+    }
+
+    /// Asks a VM to start, stop or go.
+    ///
+    /// # Errors
+    /// There is no such VM, or its phase does not allow it.
+    pub async fn request(
+        &self,
+        selector: &str,
+        request: Request,
+        request_id: Option<RequestId>,
+    ) -> Result<Operation, ApiError> {
+        let handle = self.find(selector)?;
+        handle
+            .request(request, request_id)
+            .await
+            .map_err(|error| refused(&handle, request, &error))
+    }
+
+    /// Begins to create a VM. When this returns, its row is written and its name is fixed.
+    ///
+    /// # Errors
+    /// The request makes no sense, the name is taken, or there is no room or engine for it.
+    pub async fn create(
+        &self,
+        request: CreateVm,
+        key: Option<String>,
+        request_id: Option<RequestId>,
+    ) -> Result<Operation, ApiError> {
+        let subject = Subject {
+            kind: OperationKind::CreateVm,
+            vm: None,
+            request_id,
+        };
+        let operations = &self.host.operations;
+        let work = match key {
+            None => operations.begin(subject),
+            Some(key) => {
+                let fingerprint = serde_json::to_string(&request).expect("its keys are strings");
+                match operations.begin_once(subject, IdempotencyKey { key, fingerprint }) {
+                    Ok(Begun::New(work)) => work,
+                    Ok(Begun::Repeated(operation)) => return Ok(operation),
+                    Err(reused) => {
+                        return Err(
+                            ApiError::new(ErrorKind::Conflict, "could not create the VM")
+                                .caused_by(&reused),
+                        );
+                    }
+                }
+            }
+        };
+        let then_start = !request.no_start;
+        match self.admit(request).await {
+            Ok(row) => Ok(self.bring_forth(row, work, then_start).await),
+            Err(error) => {
+                work.withdraw(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    async fn admit(&self, request: CreateVm) -> Result<VmRow, ApiError> {
+        let asked_name = request.name.clone();
+        let name_in_words = match &asked_name {
+            Some(name) => format!("VM `{name}`"),
+            None => "the VM".to_owned(),
+        };
+        let could_not = |kind| ApiError::new(kind, format!("could not create {name_in_words}"));
+        let mut row = self.row_of(request).map_err(|problem| {
+            let mut error = could_not(ErrorKind::Invalid);
+            error.causes.push(problem);
+            error
+        })?;
+        let engine = self.host.engines.get(row.engine).await.map_err(|error| {
+            let mut api = could_not(ErrorKind::Precondition).caused_by(&error);
+            api.hint = error.hint();
+            api
+        })?;
+        row.engine_reason = engine.reason();
+        if let Some(lease) = &row.lease {
+            let bound = self.host.leases.bind(lease, row.id.clone());
+            bound.map_err(|ended| could_not(ErrorKind::Conflict).caused_by(&ended))?;
+        }
+        let new = NewVm {
+            name: asked_name,
+            row,
+        };
+        let inserted = self
+            .host
+            .database
+            .insert_vm(new, self.slots, self.held.clone())
+            .await;
+        inserted.map_err(|error| match &error {
+            InsertError::NameTaken(name) => could_not(ErrorKind::Conflict)
+                .caused_by(&error)
+                .with_hint(format!(
+                    "choose another name, or `banger vm delete {name}` first"
+                )),
+            InsertError::NoFreeSlot(_) => could_not(ErrorKind::Conflict)
+                .caused_by(&error)
+                .with_hint("delete a VM, or choose a larger `cidr` in the config file"),
+            InsertError::Store(store) => {
+                let mut api = could_not(ErrorKind::Failed).caused_by(store);
+                api.hint = store.hint();
+                api
+            }
+        })
+    }
+
+    async fn bring_forth(&self, row: VmRow, work: Work, then_start: bool) -> Operation {
+        work.set_vm(row.id.clone(), row.name.clone());
+        let operation = work.operation();
+        let lease = row.lease.clone();
+        let handle = self.bring_in(row, Origin::Create { work, then_start });
+        // The lease may have ended before the VM was there to be told.
+        if lease.is_some_and(|lease| !self.host.leases.is_held(&lease)) {
+            delete(&handle).await;
+        }
+        operation
+    }
+
+    /// The row of a VM to be, or what is wrong with the request.
+    fn row_of(&self, request: CreateVm) -> Result<VmRow, String> {
+        let defaults = &self.host.defaults;
+        let row = VmRow {
+            id: VmId::new(),
+            name: "unnamed".parse().expect("it is a DNS label"),
+            slot: 0,
+            phase: Phase::Creating,
+            failure: None,
+            image: request
+                .image
+                .unwrap_or_else(|| self.host.config.default_image_name.clone()),
+            image_id: None,
+            kernel: None,
+            vcpu: request.vcpu.unwrap_or(defaults.vcpu.value),
+            memory: request.memory.unwrap_or(defaults.memory.value),
+            disk_size: request.disk_size.unwrap_or(defaults.disk_size.value),
+            system_size: request.system_size.unwrap_or(defaults.system_size.value),
+            engine: self.host.engines.choose(request.engine),
+            engine_reason: String::new(),
+            nat: request.nat.unwrap_or(true),
+            labels: request.labels,
+            lease: request.lease,
+            created_at: crate::now(),
+            started_at: None,
+            stages: Vec::new(),
+        };
+        check(&row, self.host.resources.cpus, self.host.resources.memory)?;
+        Ok(row)
+    }
+
+    /// Ends a lease: every VM that hangs on it is deleted.
+    pub async fn end_lease(&self, lease: &LeaseId) {
+        for vm in self.host.leases.end(lease) {
+            let handle = self.vms().get(&vm).cloned();
+            if let Some(handle) = handle {
+                delete(&handle).await;
+            }
+        }
+    }
+
+    /// Keeps a slot that no VM has from being given away; `None` if a VM has it.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub async fn hold_slot(&self, slot: u16) -> Result<Option<SlotHold>, StoreError> {
+        self.host.database.hold_slot(slot, self.held.clone()).await
+    }
+
+    /// Calls off what is starting, and waits until no VM has work going on. VMs that run stay.
+    pub async fn quiesce(&self) {
+        let handles = self.handles();
+        futures_util::future::join_all(handles.iter().map(Handle::quiesce)).await;
+    }
+
+    /// A VM as the API shows it.
+    pub fn describe(&self, status: &Status) -> api::Vm {
+        let row = &status.row;
+        let mtu = self.host.network.mtu();
+        let network = banger_net::plan::plan(&self.host.network_config, row.slot, mtu);
+        api::Vm {
+            id: row.id.clone(),
+            name: row.name.clone(),
+            node: self.host.node.clone(),
+            state: row.phase.state(),
+            failure: row.failure.clone(),
+            image: row.image.clone(),
+            image_id: row.image_id.clone(),
+            kernel: row.kernel.clone(),
+            vcpu: row.vcpu,
+            memory: row.memory,
+            disk_size: row.disk_size,
+            system_size: row.system_size,
+            engine: row.engine,
+            engine_reason: row.engine_reason.clone(),
+            nat: row.nat,
+            ip: network
+                .ok()
+                .filter(|_| row.engine != EngineKind::Fake)
+                .map(|network| network.ip.to_string()),
+            labels: row.labels.clone(),
+            ephemeral: row.lease.is_some(),
+            created_at: row.created_at.clone(),
+            started_at: row.started_at.clone(),
+            pid: status.pid,
+            stages: row.stages.clone(),
+        }
+    }
+
+    fn vms(&self) -> MutexGuard<'_, BTreeMap<VmId, Handle>> {
+        self.vms.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// The error of a request that a VM refused.
+pub fn refused(handle: &Handle, request: Request, error: &RequestError) -> ApiError {
+    let name = handle.name();
+    let kind = match error {
+        RequestError::Refused(_) => ErrorKind::Conflict,
+        RequestError::Gone => ErrorKind::NotFound,
+        RequestError::Store(_) => ErrorKind::Failed,
+        RequestError::LinkDown => ErrorKind::Unavailable,
+    };
+    let message = format!("could not {} VM `{name}`", request.verb());
+    let mut api = ApiError::new(kind, message).caused_by(error);
+    api.hint = match (error, request) {
+        (RequestError::Refused(Refusal::NotRunning), Request::Attach) => {
+            Some(format!("start it first: `banger vm start {name}`"))
+        }
+        (RequestError::Refused(Refusal::StillStarting), Request::Attach) => {
+            Some("try again when it runs: see `banger vm list`".to_owned())
+        }
+        (RequestError::LinkDown, _) => Some(format!(
+            "see `banger vm logs {name}`; `banger vm stop {name}` ends it in any case"
+        )),
+        (RequestError::Store(store), _) => store.hint(),
+        _ => None,
+    };
+    api
+}
+
+async fn delete(handle: &Handle) {
+    match handle.request(Request::Delete, None).await {
+        // A VM that is being deleted or is gone already is what was wanted.
+        Ok(_) | Err(RequestError::Gone | RequestError::Refused(_)) => {}
+        Err(error) => tracing::error!(vm = %handle.name(), %error, "could not delete"),
+    }
+}
+
+/// What is wrong with a VM to be.
+fn check(row: &VmRow, cpus: u32, memory: ByteSize) -> Result<(), String> {
+    if !(1..=cpus).contains(&row.vcpu) {
+        return Err(format!(
+            "{} CPUs are not to be had: this host has {cpus}",
+            row.vcpu
+        ));
+    }
+    if row.memory < MEMORY_MIN {
+        return Err(format!(
+            "{} of memory are too little: the least is {MEMORY_MIN}",
+            row.memory
+        ));
+    }
+    if row.memory > memory {
+        return Err(format!(
+            "{} of memory are not to be had: this host has {}M",
+            row.memory,
+            memory.mib()
+        ));
+    }
+    for (what, size) in [("work", row.disk_size), ("system", row.system_size)] {
+        if size < DISK_MIN {
+            return Err(format!(
+                "a {what} disk of {size} is too small: the least is {DISK_MIN}"
+            ));
+        }
+        if size > DISK_MAX {
+            return Err(format!(
+                "a {what} disk of {size} is too large: the most is {DISK_MAX}"
+            ));
+        }
+    }
+    if row.labels.len() > LABELS_MAX {
+        return Err(format!(
+            "{} labels are too many: the most is {LABELS_MAX}",
+            row.labels.len()
+        ));
+    }
+    for (key, value) in &row.labels {
+        if key.is_empty() || key.len() > LABEL_KEY_MAX || key.contains(char::is_control) {
+            return Err(format!(
+                "{key:?} is no label: use 1 to {LABEL_KEY_MAX} characters"
+            ));
+        }
+        if value.len() > LABEL_VALUE_MAX || value.contains(char::is_control) {
+            return Err(format!(
+                "the value of label `{key}` must be at most {LABEL_VALUE_MAX} plain characters"
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::vms::tests::row;
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_bounds() {
+        let changes: [fn(&mut VmRow); 9] = [
+            |row| row.vcpu = 0,
+            |row| row.vcpu = 5,
+            |row| row.memory = ByteSize::from_mib(127),
+            |row| row.memory = ByteSize::from_gib(9),
+            |row| row.disk_size = ByteSize::from_mib(1),
+            |row| row.system_size = ByteSize::from_gib(1 << 20),
+            |row| drop(row.labels.insert(String::new(), "v".to_owned())),
+            |row| drop(row.labels.insert("k".to_owned(), "\u{1b}[2J".to_owned())),
+            |row| {
+                row.labels
+                    .extend((0..65).map(|n| (n.to_string(), String::new())))
+            },
+        ];
+        let words: Vec<String> = changes
+            .into_iter()
+            .map(|change| {
+                let mut row = row("a");
+                change(&mut row);
+                check(&row, 4, ByteSize::from_gib(8)).unwrap_err()
+            })
+            .collect();
+        insta::assert_snapshot!(words.join("\n"));
+        check(&row("a"), 1, ByteSize::from_mib(512)).unwrap();
+    }
+}

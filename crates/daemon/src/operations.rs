@@ -1,0 +1,535 @@
+//! Work that goes on after the request that began it: how far it is, who follows it, and how
+//! it is called off.
+//!
+//! Operations live in memory: after the daemon's death nobody waits for them any more, and
+//! the reconciler has cleaned up after them. A follower who comes late sees every stage from
+//! the beginning; of each progress only the latest state is kept, so a slow follower costs
+//! nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use banger_proto::api::{
+    Operation, OperationEvent, OperationKind, OperationState, Progress, StageTime,
+};
+use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::id::{OperationId, RequestId, VmId};
+use banger_proto::name::VmName;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How many ended operations are remembered.
+const REMEMBERED: usize = 256;
+
+/// All operations. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Operations {
+    node: Arc<str>,
+    registry: Arc<Mutex<Registry>>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    entries: HashMap<OperationId, Arc<Entry>>,
+    keys: HashMap<String, (OperationId, String)>,
+    ended: VecDeque<OperationId>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: Mutex<Record>,
+    /// The number of the newest event; followers wait on it.
+    newest: watch::Sender<u64>,
+    cancel: CancellationToken,
+    began: Instant,
+    key: Option<String>,
+}
+
+#[derive(Debug)]
+struct Record {
+    operation: Operation,
+    events: Vec<(u64, OperationEvent)>,
+    request_id: Option<RequestId>,
+}
+
+/// What an operation is about.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// What it does.
+    pub kind: OperationKind,
+    /// The VM it is about.
+    pub vm: Option<(VmId, VmName)>,
+    /// The request that began it.
+    pub request_id: Option<RequestId>,
+}
+
+/// A key under which a repeated request finds the first one's operation.
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey {
+    /// What the client chose.
+    pub key: String,
+    /// What the request said: the same key must not come with another request.
+    pub fingerprint: String,
+}
+
+/// Whether a request begins something new.
+#[derive(Debug)]
+pub enum Begun {
+    /// It does.
+    New(Work),
+    /// It repeats an earlier one.
+    Repeated(Operation),
+}
+
+/// The key was used for another request.
+#[derive(Debug, thiserror::Error)]
+#[error("the idempotency key was used for another request")]
+pub struct KeyReused;
+
+impl Operations {
+    /// No operations yet; `node` names this host in each.
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.into(),
+            registry: Arc::default(),
+        }
+    }
+
+    /// Begins an operation.
+    pub fn begin(&self, subject: Subject) -> Work {
+        self.begin_entry(&mut self.registry(), subject, None)
+    }
+
+    /// Begins an operation, unless one was begun under the same key.
+    ///
+    /// # Errors
+    /// The key was used for another request.
+    pub fn begin_once(&self, subject: Subject, key: IdempotencyKey) -> Result<Begun, KeyReused> {
+        let mut registry = self.registry();
+        if let Some((id, fingerprint)) = registry.keys.get(&key.key) {
+            if *fingerprint != key.fingerprint {
+                return Err(KeyReused);
+            }
+            if let Some(entry) = registry.entries.get(id) {
+                return Ok(Begun::Repeated(entry.record().operation.clone()));
+            }
+        }
+        let work = self.begin_entry(&mut registry, subject, Some(key.key.clone()));
+        registry.keys.insert(key.key, (work.id(), key.fingerprint));
+        Ok(Begun::New(work))
+    }
+
+    /// The operation as it is now.
+    pub fn get(&self, id: &OperationId) -> Option<Operation> {
+        let entry = self.registry().entries.get(id).cloned()?;
+        let operation = entry.record().operation.clone();
+        Some(operation)
+    }
+
+    /// Calls an operation off. `None` if there is no such operation; one that has ended stays
+    /// as it is.
+    pub fn cancel(&self, id: &OperationId) -> Option<Operation> {
+        let entry = self.registry().entries.get(id).cloned()?;
+        entry.cancel.cancel();
+        let operation = entry.record().operation.clone();
+        Some(operation)
+    }
+
+    /// Follows an operation from its beginning.
+    pub fn follow(&self, id: &OperationId) -> Option<Follower> {
+        let entry = self.registry().entries.get(id).cloned()?;
+        Some(Follower {
+            newest: entry.newest.subscribe(),
+            entry,
+            seen: 0,
+            pending: VecDeque::new(),
+            ended: false,
+        })
+    }
+
+    fn begin_entry(&self, registry: &mut Registry, subject: Subject, key: Option<String>) -> Work {
+        let id = OperationId::new();
+        let (vm, vm_name) = subject.vm.unzip();
+        let entry = Arc::new(Entry {
+            record: Mutex::new(Record {
+                operation: Operation {
+                    id: id.clone(),
+                    kind: subject.kind,
+                    state: OperationState::Running,
+                    node: self.node.to_string(),
+                    vm,
+                    vm_name,
+                    error: None,
+                    created_at: crate::now(),
+                    stages: Vec::new(),
+                },
+                events: Vec::new(),
+                request_id: subject.request_id,
+            }),
+            newest: watch::Sender::new(0),
+            cancel: CancellationToken::new(),
+            began: Instant::now(),
+            key,
+        });
+        registry.entries.insert(id, Arc::clone(&entry));
+        Work {
+            entry,
+            registry: Arc::clone(&self.registry),
+            open: true,
+        }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Entry {
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().expect("no holder of this lock panics")
+    }
+
+    /// Adds an event; `replaces` says which earlier ones it makes superfluous.
+    fn add(
+        &self,
+        record: &mut Record,
+        event: OperationEvent,
+        replaces: impl Fn(&OperationEvent) -> bool,
+    ) {
+        record.events.retain(|(_, earlier)| !replaces(earlier));
+        self.newest.send_modify(|newest| {
+            *newest += 1;
+            record.events.push((*newest, event));
+        });
+    }
+}
+
+/// The doer's end of an operation. One that is dropped without having ended has failed.
+#[derive(Debug)]
+pub struct Work {
+    entry: Arc<Entry>,
+    registry: Arc<Mutex<Registry>>,
+    open: bool,
+}
+
+impl Work {
+    /// The operation's id.
+    pub fn id(&self) -> OperationId {
+        self.entry.record().operation.id.clone()
+    }
+
+    /// The operation as it is now.
+    pub fn operation(&self) -> Operation {
+        self.entry.record().operation.clone()
+    }
+
+    /// Says which VM it is about, once that is known.
+    pub fn set_vm(&self, id: VmId, name: VmName) {
+        let mut record = self.entry.record();
+        record.operation.vm = Some(id);
+        record.operation.vm_name = Some(name);
+    }
+
+    /// Cancelled when someone calls the operation off.
+    pub fn cancelled(&self) -> CancellationToken {
+        self.entry.cancel.clone()
+    }
+
+    /// Where the stages of this operation are told.
+    pub fn reporter(&self) -> StageReporter {
+        StageReporter {
+            entry: Arc::clone(&self.entry),
+        }
+    }
+
+    /// Ends the operation.
+    pub fn end(mut self, result: Result<(), ApiError>) {
+        self.close(result);
+    }
+
+    /// Ends an operation that did not come about, and forgets its key: a repeated request
+    /// begins anew.
+    pub fn withdraw(mut self, error: ApiError) {
+        if let Some(key) = &self.entry.key {
+            let mut registry = self.registry.lock().expect("no holder of this lock panics");
+            registry.keys.remove(key);
+        }
+        self.close(Err(error));
+    }
+
+    fn close(&mut self, result: Result<(), ApiError>) {
+        self.open = false;
+        let id = {
+            let mut record = self.entry.record();
+            record.operation.state = match &result {
+                Ok(()) => OperationState::Succeeded,
+                Err(_) => OperationState::Failed,
+            };
+            record.operation.error = result.err().map(|mut error| {
+                if error.request_id.is_none() {
+                    error.request_id.clone_from(&record.request_id);
+                }
+                error
+            });
+            let done = OperationEvent::Done(Box::new(record.operation.clone()));
+            let id = record.operation.id.clone();
+            self.entry.add(&mut record, done, |_| false);
+            id
+        };
+        let mut registry = self.registry.lock().expect("no holder of this lock panics");
+        registry.ended.push_back(id);
+        while registry.ended.len() > REMEMBERED
+            && let Some(oldest) = registry.ended.pop_front()
+            && let Some(entry) = registry.entries.remove(&oldest)
+            && let Some(key) = &entry.key
+        {
+            registry.keys.remove(key);
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if self.open {
+            self.close(Err(ApiError::new(
+                ErrorKind::Failed,
+                "the work was given up because of a fault in banger",
+            )
+            .with_hint("see `banger daemon logs`")));
+        }
+    }
+}
+
+/// Where a stage tells that it begins, goes on and ends. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StageReporter {
+    entry: Arc<Entry>,
+}
+
+impl StageReporter {
+    /// A stage begins. It ends when the returned mark is told so; a mark that is dropped
+    /// belongs to a stage that failed.
+    pub fn stage(&self, name: &'static str) -> StageMark {
+        let begin = self.entry.began.elapsed();
+        let event = OperationEvent::Stage {
+            stage: name.to_owned(),
+        };
+        self.entry.add(&mut self.entry.record(), event, |_| false);
+        StageMark {
+            entry: Arc::clone(&self.entry),
+            name,
+            begin_ms: begin.as_secs_f64() * 1e3,
+        }
+    }
+
+    /// A long step inside a stage has come further.
+    pub fn progress(&self, progress: Progress) {
+        let what = progress.what.clone();
+        let same = |event: &OperationEvent| matches!(event, OperationEvent::Progress(earlier) if earlier.what == what);
+        self.entry.add(
+            &mut self.entry.record(),
+            OperationEvent::Progress(progress),
+            same,
+        );
+    }
+
+    /// Stages that have ended so far.
+    pub fn stages(&self) -> Vec<StageTime> {
+        self.entry.record().operation.stages.clone()
+    }
+}
+
+/// A stage that goes on.
+#[derive(Debug)]
+pub struct StageMark {
+    entry: Arc<Entry>,
+    name: &'static str,
+    begin_ms: f64,
+}
+
+impl StageMark {
+    /// The stage has done its work.
+    pub fn done(self) {
+        let time = StageTime {
+            stage: self.name.to_owned(),
+            begin_ms: self.begin_ms,
+            took_ms: self.entry.began.elapsed().as_secs_f64() * 1e3 - self.begin_ms,
+        };
+        let mut record = self.entry.record();
+        record.operation.stages.push(time.clone());
+        self.entry
+            .add(&mut record, OperationEvent::StageDone(time), |_| false);
+    }
+}
+
+/// Sees the events of one operation, from the first to the last.
+#[derive(Debug)]
+pub struct Follower {
+    entry: Arc<Entry>,
+    newest: watch::Receiver<u64>,
+    seen: u64,
+    pending: VecDeque<OperationEvent>,
+    ended: bool,
+}
+
+impl Follower {
+    /// The next event; `None` after the last. Cancel-safe.
+    pub async fn next(&mut self) -> Option<OperationEvent> {
+        while self.pending.is_empty() && !self.ended {
+            // The sender lives in the entry, which this follower holds.
+            self.newest
+                .wait_for(|newest| *newest > self.seen)
+                .await
+                .ok()?;
+            let record = self.entry.record();
+            let unseen = record
+                .events
+                .iter()
+                .filter(|(number, _)| *number > self.seen);
+            self.pending.extend(unseen.map(|(_, event)| event.clone()));
+            self.seen = record
+                .events
+                .last()
+                .map_or(self.seen, |(number, _)| *number);
+            self.ended = record.operation.state != OperationState::Running;
+        }
+        self.pending.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_proto::api::ProgressUnit;
+
+    fn operations() -> Operations {
+        Operations::new("here")
+    }
+
+    fn create() -> Subject {
+        Subject {
+            kind: OperationKind::CreateVm,
+            vm: None,
+            request_id: None,
+        }
+    }
+
+    fn progress(what: &str, done: u64) -> Progress {
+        Progress {
+            what: what.to_owned(),
+            done,
+            total: Some(10),
+            unit: ProgressUnit::Items,
+        }
+    }
+
+    async fn all(mut follower: Follower) -> Vec<String> {
+        let mut words = Vec::new();
+        while let Some(event) = follower.next().await {
+            words.push(match event {
+                OperationEvent::Stage { stage } => format!("begin {stage}"),
+                OperationEvent::StageDone(time) => format!("end {}", time.stage),
+                OperationEvent::Progress(progress) => {
+                    format!("{} {}", progress.what, progress.done)
+                }
+                OperationEvent::Done(operation) => format!("{:?}", operation.state),
+            });
+        }
+        words
+    }
+
+    #[tokio::test]
+    async fn early_and_late_followers_see_every_stage() {
+        let operations = operations();
+        let work = operations.begin(create());
+        let early = tokio::spawn(all(operations.follow(&work.id()).unwrap()));
+        tokio::task::yield_now().await;
+        let reporter = work.reporter();
+        let image = reporter.stage("image");
+        reporter.progress(progress("a", 1));
+        reporter.progress(progress("b", 1));
+        reporter.progress(progress("a", 9));
+        image.done();
+        reporter.stage("disks").done();
+        let id = work.id();
+        work.end(Ok(()));
+        let expected = [
+            "begin image",
+            "b 1",
+            "a 9",
+            "end image",
+            "begin disks",
+            "end disks",
+            "Succeeded",
+        ];
+        assert_eq!(all(operations.follow(&id).unwrap()).await, expected);
+        let early = early.await.unwrap();
+        let stages = |words: &[String]| -> Vec<String> {
+            words
+                .iter()
+                .filter(|word| !word.starts_with(['a', 'b']) || word.starts_with("begin"))
+                .cloned()
+                .collect()
+        };
+        assert_eq!(stages(&early), stages(&expected.map(str::to_owned)));
+        assert_eq!(operations.get(&id).unwrap().stages.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn work_that_is_dropped_has_failed() {
+        let operations = operations();
+        let work = operations.begin(create());
+        let id = work.id();
+        drop(work);
+        let operation = operations.get(&id).unwrap();
+        assert_eq!(operation.state, OperationState::Failed);
+        assert!(operation.error.is_some());
+        assert_eq!(all(operations.follow(&id).unwrap()).await, ["Failed"]);
+    }
+
+    #[tokio::test]
+    async fn a_repeated_request_finds_the_first_operation() {
+        let operations = operations();
+        let key = |fingerprint: &str| IdempotencyKey {
+            key: "k".to_owned(),
+            fingerprint: fingerprint.to_owned(),
+        };
+        let Ok(Begun::New(first)) = operations.begin_once(create(), key("a")) else {
+            panic!("the first is new");
+        };
+        let Ok(Begun::Repeated(second)) = operations.begin_once(create(), key("a")) else {
+            panic!("the second repeats the first");
+        };
+        assert_eq!(second.id, first.id());
+        assert!(operations.begin_once(create(), key("b")).is_err());
+        first.withdraw(ApiError::new(ErrorKind::Conflict, "no"));
+        assert!(matches!(
+            operations.begin_once(create(), key("b")),
+            Ok(Begun::New(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn ended_operations_are_forgotten_in_the_end_and_running_ones_are_not() {
+        let operations = operations();
+        let running = operations.begin(create());
+        let first = operations.begin(create());
+        let first_id = first.id();
+        first.end(Ok(()));
+        for _ in 0..REMEMBERED {
+            operations.begin(create()).end(Ok(()));
+        }
+        assert!(operations.get(&first_id).is_none());
+        assert!(operations.get(&running.id()).is_some());
+    }
+
+    #[tokio::test]
+    async fn calling_off_reaches_the_doer() {
+        let operations = operations();
+        let work = operations.begin(create());
+        operations.cancel(&work.id()).unwrap();
+        work.cancelled().cancelled().await;
+        assert!(operations.cancel(&OperationId::new()).is_none());
+    }
+}

@@ -1,0 +1,153 @@
+//! The lock that makes a daemon the only one of its directories, and its socket.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use banger_config::Paths;
+use rustix::fs::{FlockOperation, Mode};
+use tokio::net::UnixListener;
+
+use crate::files::{self, FileError};
+
+/// Why there is no socket to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another daemon holds the lock.
+    #[error("a daemon is already running for `{}`", .state.display())]
+    AlreadyRunning {
+        /// The state directory that it owns.
+        state: PathBuf,
+    },
+    /// A file or directory cannot be made.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The socket cannot be made.
+    #[error("could not listen on `{}`", .path.display())]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Held while the daemon runs. The kernel lets go of it when the daemon dies.
+#[derive(Debug)]
+pub struct Lock {
+    _runtime: File,
+    _state: File,
+}
+
+/// Becomes the only daemon of these directories. Both the runtime directory, which holds the
+/// socket, and the state directory are locked: two environments may share only one of them.
+///
+/// # Errors
+/// Another daemon runs, or the locks cannot be made.
+pub fn claim(paths: &Paths) -> Result<Lock, SocketError> {
+    files::make_private_directory(&paths.runtime)?;
+    files::make_private_directory(&paths.state)?;
+    let held = |path: &Path| match lock(path)? {
+        Some(file) => Ok(file),
+        None => Err(SocketError::AlreadyRunning {
+            state: paths.state.clone(),
+        }),
+    };
+    Ok(Lock {
+        _runtime: held(&paths.lock())?,
+        _state: held(&paths.state.join("bangerd.lock"))?,
+    })
+}
+
+/// `None` if someone else holds it.
+fn lock(path: &Path) -> Result<Option<File>, FileError> {
+    let file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(FileError::new("open", path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(FileError::new("lock", path)(error.into())),
+    }
+}
+
+/// Listens on `path`, in place of a socket that a dead daemon left there. The caller holds
+/// the lock, so nobody serves that one any more.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    let failed = |source| SocketError::Bind {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    // Its directory is private already; the mode is for those who look at the socket alone.
+    let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    listener.map_err(failed)
+}
+
+/// Takes the socket away at the daemon's end.
+pub fn remove(path: &Path) {
+    if let Err(error) = files::remove_file(path) {
+        tracing::warn!(%error, "could not remove the socket");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn paths(home: &Path) -> Paths {
+        Paths {
+            config: home.join("config"),
+            state: home.join("state"),
+            cache: home.join("cache"),
+            runtime: home.join("run"),
+        }
+    }
+
+    #[test]
+    fn there_is_one_daemon_for_a_state_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = paths(home.path());
+        let lock = claim(&paths).unwrap();
+        let elsewhere = Paths {
+            runtime: home.path().join("other"),
+            ..paths.clone()
+        };
+        for paths in [&paths, &elsewhere] {
+            let error = claim(paths).unwrap_err();
+            assert!(
+                matches!(error, SocketError::AlreadyRunning { .. }),
+                "{error}"
+            );
+            assert!(error.to_string().contains("already running"));
+        }
+        drop(lock);
+        claim(&paths).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_by_a_private_one() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("bangerd.sock");
+        drop(bind(&path).unwrap());
+        assert!(path.exists());
+        let _listener = bind(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        tokio::net::UnixStream::connect(&path).await.unwrap();
+    }
+}

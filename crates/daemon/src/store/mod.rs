@@ -1,0 +1,157 @@
+//! What VMs there are: the durable rows, in SQLite.
+//!
+//! One thread owns the one connection and runs what it is sent in order, so that nothing
+//! blocks the runtime and two changes never interleave. A row says what a VM is and which
+//! phase it is in; what is momentarily true of it on the host (process, tap) is not here.
+
+pub mod schema;
+pub mod vms;
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+pub use vms::{InsertError, NewVm, VmRow};
+
+/// Why the database does not do what is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened or made.
+    #[error("could not open the database `{}`", .path.display())]
+    Open {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// It is no database, or a damaged one.
+    #[error("the database `{}` is damaged", .path.display())]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A newer banger has written it.
+    #[error(
+        "the database `{}` has schema {found}, and this banger knows only {known}",
+        .path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema's number.
+        found: u32,
+        /// The newest number that this build knows.
+        known: u32,
+    },
+    /// The copy that is made before a migration failed.
+    #[error("could not back the database up to `{}` before changing its schema", .to.display())]
+    BackUp {
+        /// The copy.
+        to: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A migration failed; the database is as it was.
+    #[error("could not bring the database to schema {to}")]
+    Migrate {
+        /// The schema's number.
+        to: u32,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A query failed.
+    #[error("could not {what} in the database")]
+    Query {
+        /// What was being done, as a verb phrase.
+        what: &'static str,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A row holds what no banger writes.
+    #[error("the row of VM {vm} has a malformed {column}")]
+    Row {
+        /// The VM's id as the row has it.
+        vm: String,
+        /// The column.
+        column: &'static str,
+    },
+    /// The database's thread is gone; only at the daemon's end.
+    #[error("the database is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// What the user can do, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Newer { .. } => {
+                Some("use the newer banger again, or install its version here".to_owned())
+            }
+            Self::Corrupt { path, .. } => Some(format!(
+                "move `{}` away, or put a backup (`{}.v*.bak`) in its place",
+                path.display(),
+                path.display()
+            )),
+            _ => None,
+        }
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// The open database. Cheap to clone; the last clone closes it.
+#[derive(Clone, Debug)]
+pub struct Database {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Database {
+    /// Opens the database, making or migrating it as needed. Blocks; call it before the
+    /// daemon serves anything.
+    ///
+    /// # Errors
+    /// It cannot be opened, is damaged, is of a newer banger, or cannot be migrated.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut connection = schema::open(path)?;
+        let (jobs, queue) = mpsc::channel::<Job>();
+        thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || {
+                while let Ok(job) = queue.recv() {
+                    job(&mut connection);
+                }
+            })
+            .expect("the daemon can start a thread at its beginning");
+        Ok(Self { jobs })
+    }
+
+    /// Runs `job` on the database's thread, after all that was sent before.
+    ///
+    /// Once sent, the job runs even if the returned future is dropped.
+    async fn call<T, E>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            // Nobody waits any more: the job is done all the same.
+            let _ = reply.send(job(connection));
+        });
+        self.jobs.send(job).map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}

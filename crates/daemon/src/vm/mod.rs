@@ -1,0 +1,13 @@
+//! One VM: what it may do when ([`lifecycle`]), what all of it is called ([`plan`]), how its
+//! parts come and go ([`stage`], [`start`], [`take_down`]), and the one task that owns it
+//! ([`task`]).
+
+pub mod handles;
+pub mod identity;
+pub mod lifecycle;
+pub mod machine_end;
+pub mod plan;
+pub mod stage;
+pub mod start;
+pub mod take_down;
+pub mod task;

@@ -1,0 +1,168 @@
+//! What everything of a VM is called, and what its machine is made of. Pure: no I/O.
+//!
+//! [`Layout`] needs nothing but the VM's id and slot, so that what a VM has on the host can
+//! be removed by name, whatever was forgotten.
+
+use std::path::PathBuf;
+
+use banger_config::Paths;
+use banger_engine::{Access, Disk, Place};
+use banger_net::plan::Plan as NetworkPlan;
+use banger_proto::agent::{DiskRole, cmdline};
+use banger_proto::id::VmId;
+use banger_proto::name::VmName;
+
+/// The kernel's parameters that are the same for every VM.
+///
+/// `panic=-1` restarts at once after a panic, which ends the machine (engines run without
+/// reboot); `net.ifnames=0` keeps the NIC's name `eth0` under any init.
+const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0";
+/// The guest's NIC.
+const GUEST_NIC: &str = "eth0";
+
+/// Where a VM's things are on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The engine's part.
+    pub place: Place,
+    /// The VM's directory: all that outlives a stop.
+    pub directory: PathBuf,
+    /// The writable disk that overlays the image.
+    pub system_disk: PathBuf,
+    /// The disk with the guest's `/root`.
+    pub work_disk: PathBuf,
+    /// The guest's private ssh host key.
+    pub ssh_host_key: PathBuf,
+    /// A `known_hosts` file with just that key.
+    pub known_hosts: PathBuf,
+    /// How a restarted daemon finds the machine.
+    pub handles: PathBuf,
+}
+
+impl Layout {
+    /// Names everything of the VM `id` in `slot`.
+    pub fn of(paths: &Paths, id: &VmId, slot: u16) -> Self {
+        let directory = paths.vms().join(id.as_str());
+        Self {
+            place: Place {
+                instance: paths.instance(),
+                slot,
+                vm: id.clone(),
+                runtime_dir: paths.vm_runtime(slot),
+                log_dir: directory.clone(),
+            },
+            system_disk: directory.join("system.ext4"),
+            work_disk: directory.join("work.ext4"),
+            ssh_host_key: directory.join("ssh_host_ed25519_key"),
+            known_hosts: directory.join("known_hosts"),
+            handles: directory.join("handles.json"),
+            directory,
+        }
+    }
+}
+
+/// The shared, read-only files that a machine boots from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFiles {
+    /// The image's root file system.
+    pub rootfs: PathBuf,
+    /// The kernel.
+    pub vmlinux: PathBuf,
+    /// The kernel's modules as a disk.
+    pub modules_disk: PathBuf,
+    /// The initial file system.
+    pub initrd: PathBuf,
+}
+
+/// The disks in the order in which the guest sees them.
+pub fn disks(layout: &Layout, boot: &BootFiles) -> Vec<Disk> {
+    let disk = |role, path: &PathBuf, access| Disk {
+        role,
+        path: path.clone(),
+        access,
+    };
+    vec![
+        disk(DiskRole::Base, &boot.rootfs, Access::ReadOnly),
+        disk(DiskRole::System, &layout.system_disk, Access::ReadWrite),
+        disk(DiskRole::Modules, &boot.modules_disk, Access::ReadOnly),
+        disk(DiskRole::Work, &layout.work_disk, Access::ReadWrite),
+    ]
+}
+
+/// The kernel's command line. It carries no secrets: every process of the guest can read it.
+pub fn kernel_command_line(name: &VmName, disks: &[Disk], network: Option<&NetworkPlan>) -> String {
+    let roles: Vec<&str> = disks.iter().map(|disk| disk.role.as_str()).collect();
+    let mut line = format!("{KERNEL_PARAMETERS} {}={}", cmdline::DISKS, roles.join(","));
+    if let Some(network) = network {
+        // Documentation/admin-guide/nfs/nfsroot.rst:
+        // ip=<client>:<server>:<gateway>:<netmask>:<hostname>:<device>:<autoconf>:<dns0>
+        line.push_str(&format!(
+            " ip={}::{}:{}:{name}:{GUEST_NIC}:off:{} {}={}",
+            network.ip,
+            network.gateway,
+            network.netmask(),
+            network.dns,
+            cmdline::MTU,
+            network.mtu,
+        ));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_net::NetworkConfig;
+
+    fn paths() -> Paths {
+        Paths {
+            config: "/h/config".into(),
+            state: "/h/state".into(),
+            cache: "/h/cache".into(),
+            runtime: "/h/run".into(),
+        }
+    }
+
+    fn id() -> VmId {
+        "0123456789abcdef0123456789abcdef".parse().unwrap()
+    }
+
+    #[test]
+    fn every_path_follows_from_id_and_slot() {
+        insta::assert_debug_snapshot!(Layout::of(&paths(), &id(), 7));
+    }
+
+    #[test]
+    fn the_machine_of_a_vm() {
+        let layout = Layout::of(&paths(), &id(), 7);
+        let boot = BootFiles {
+            rootfs: "/h/state/images/i/rootfs.ext4".into(),
+            vmlinux: "/h/state/kernels/k/vmlinux".into(),
+            modules_disk: "/h/state/kernels/k/modules.ext4".into(),
+            initrd: "/h/state/kernels/k/initrd-1.img".into(),
+        };
+        let network = NetworkConfig {
+            instance: paths().instance(),
+            bridge: ([172, 16, 0, 1].into(), 24),
+            runtime_dir: paths().runtime,
+            log_dir: paths().logs(),
+            holder: Vec::new(),
+        };
+        let network = banger_net::plan::plan(&network, 7, 1400).unwrap();
+        let disks = disks(&layout, &boot);
+        let name: VmName = "calm-otter".parse().unwrap();
+        insta::assert_debug_snapshot!((
+            kernel_command_line(&name, &disks, Some(&network)),
+            kernel_command_line(&name, &disks, None),
+            &disks,
+        ));
+    }
+
+    #[test]
+    fn vms_share_no_path() {
+        let one = Layout::of(&paths(), &VmId::new(), 1);
+        let two = Layout::of(&paths(), &VmId::new(), 2);
+        assert_ne!(one.directory, two.directory);
+        assert_ne!(one.place.runtime_dir, two.place.runtime_dir);
+    }
+}

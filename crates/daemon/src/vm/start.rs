@@ -1,0 +1,360 @@
+//! How a VM comes up: its stages, in order, each told to whoever follows the operation.
+//!
+//! A start that fails or is called off releases nothing by itself: whoever ran it calls
+//! [`super::take_down`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use banger_engine::{Machine, MachineSpec, Nic};
+use banger_image::Reporter;
+use banger_net::Attachment;
+use banger_proto::agent::Configure;
+use banger_proto::api::EngineKind;
+use banger_proto::id::ImageId;
+use banger_proto::name::ArtifactName;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{self, BootFiles, Layout};
+use super::stage::{Moment, Stage, StageError};
+use super::{handles, identity};
+use crate::files;
+use crate::guest::{self, Guest};
+use crate::host::Host;
+use crate::operations::StageReporter;
+use crate::store::VmRow;
+
+/// How long a guest may take from the engine's start until its agent answers, with hardware
+/// virtualisation. An engine without multiplies it by its patience.
+const AGENT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Whether the VM has been there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disks {
+    /// They are to be made.
+    New,
+    /// They are there, and must not be lost.
+    Existing,
+}
+
+/// A start that goes on.
+#[derive(Debug)]
+pub struct Start {
+    /// The host it happens on.
+    pub host: Arc<Host>,
+    /// The VM as its row has it.
+    pub row: VmRow,
+    /// Whether it has been there before.
+    pub disks: Disks,
+    /// Where its stages are told.
+    pub report: StageReporter,
+    /// Cancelled when it is called off.
+    pub cancel: CancellationToken,
+}
+
+/// What was found out about the VM's image.
+#[derive(Clone, Debug, Default)]
+pub struct Artifacts {
+    /// The image's id.
+    pub image_id: Option<ImageId>,
+    /// The kernel's name.
+    pub kernel: Option<ArtifactName>,
+    /// Default environment of commands.
+    pub env: BTreeMap<String, String>,
+    /// Default user of commands; empty: root.
+    pub user: String,
+    /// Default directory of commands.
+    pub workdir: Option<String>,
+}
+
+impl Artifacts {
+    /// What the agent of an existing VM must be told of its image, as far as it is known: an
+    /// image may have been deleted or damaged while its VM runs.
+    pub fn of_existing(host: &Host, row: &VmRow) -> Self {
+        let image = host.images.image(&row.image).ok().flatten();
+        image
+            .map(|image| Self::of(image.manifest))
+            .unwrap_or_default()
+    }
+
+    fn of(manifest: banger_image::Manifest) -> Self {
+        Self {
+            image_id: Some(manifest.id),
+            kernel: Some(manifest.kernel),
+            env: manifest.env,
+            user: manifest.user.unwrap_or_default(),
+            workdir: manifest.workdir,
+        }
+    }
+}
+
+/// A VM that is up.
+#[derive(Debug)]
+pub struct Started {
+    /// Its machine.
+    pub machine: Arc<dyn Machine>,
+    /// The link to its agent.
+    pub guest: Guest,
+    /// What it was booted from.
+    pub artifacts: Artifacts,
+}
+
+/// A stage failed.
+#[derive(Debug, thiserror::Error)]
+#[error("stage {} failed", .stage.as_str())]
+pub struct StartError {
+    /// Which one.
+    pub stage: Stage,
+    /// Why.
+    #[source]
+    pub error: StageError,
+}
+
+impl Start {
+    /// Makes all that the VM needs before its first start, and stops there.
+    ///
+    /// # Errors
+    /// The stage that failed.
+    pub async fn prepare(&self) -> Result<Artifacts, StartError> {
+        let (artifacts, _) = self.stage(Stage::Image, self.image()).await?;
+        self.stage(Stage::Directory, self.directory()).await?;
+        self.stage(Stage::Disks, self.disks()).await?;
+        Ok(artifacts)
+    }
+
+    /// Brings the VM up until its agent is configured.
+    ///
+    /// # Errors
+    /// The stage that failed.
+    pub async fn boot(&self) -> Result<Started, StartError> {
+        let (artifacts, boot) = self.stage(Stage::Image, self.image()).await?;
+        self.stage(Stage::Directory, self.directory()).await?;
+        // Both run to their end even if one fails, so that neither goes on during the release.
+        let (disks, network) = tokio::join!(
+            self.stage(Stage::Disks, self.disks()),
+            self.stage(Stage::Network, self.network()),
+        );
+        disks?;
+        let network = network?;
+        let machine = self
+            .stage(Stage::Engine, self.engine(boot, network))
+            .await?;
+        let guest = self
+            .stage(Stage::Agent, self.agent(&*machine, &artifacts))
+            .await?;
+        Ok(Started {
+            machine,
+            guest,
+            artifacts,
+        })
+    }
+
+    async fn stage<T>(
+        &self,
+        stage: Stage,
+        work: impl Future<Output = Result<T, StageError>>,
+    ) -> Result<T, StartError> {
+        let failed = |error| StartError { stage, error };
+        if self.cancel.is_cancelled() {
+            return Err(failed(StageError::Cancelled));
+        }
+        let mark = self.report.stage(stage.as_str());
+        let work = async {
+            self.pass(stage, Moment::Before).await?;
+            work.await
+        };
+        let result = match stage.may_be_left() {
+            true => tokio::select! {
+                result = work => result,
+                () = self.cancel.cancelled() => Err(StageError::Cancelled),
+            },
+            false => work.await,
+        };
+        let value = result.map_err(failed)?;
+        mark.done();
+        Ok(value)
+    }
+
+    /// Where a test may have planted a fault. One that hangs still ends when the start is
+    /// called off.
+    async fn pass(&self, stage: Stage, moment: Moment) -> Result<(), StageError> {
+        tokio::select! {
+            biased;
+            passed = self.host.faults.pass(stage, moment) => passed,
+            () = self.cancel.cancelled() => Err(StageError::Cancelled),
+        }
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::of(&self.host.paths, &self.row.id, self.row.slot)
+    }
+
+    async fn image(&self) -> Result<(Artifacts, BootFiles), StageError> {
+        let images = &self.host.images;
+        if self.row.engine == EngineKind::Fake && images.image(&self.row.image)?.is_none() {
+            // No VM boots here, so there is nothing to boot from.
+            self.pass(Stage::Image, Moment::HalfWay).await?;
+            let nothing = PathBuf::from("/dev/null");
+            let boot = BootFiles {
+                rootfs: nothing.clone(),
+                vmlinux: nothing.clone(),
+                modules_disk: nothing.clone(),
+                initrd: nothing,
+            };
+            return Ok((Artifacts::default(), boot));
+        }
+        let report = self.report.clone();
+        let report = Reporter::new(move |progress| report.progress(progress));
+        let image = images.ensure_image(&self.row.image, &report).await?;
+        self.pass(Stage::Image, Moment::HalfWay).await?;
+        let kernel = images
+            .ensure_kernel(&image.manifest.kernel, &report)
+            .await?;
+        let initrd = images.initramfs(&kernel).await?;
+        let boot = BootFiles {
+            rootfs: image.rootfs,
+            vmlinux: kernel.vmlinux,
+            modules_disk: kernel.modules_disk,
+            initrd,
+        };
+        Ok((Artifacts::of(image.manifest), boot))
+    }
+
+    async fn directory(&self) -> Result<(), StageError> {
+        let layout = self.layout();
+        let directory = layout.directory.clone();
+        crate::blocking(move || files::make_private_directory(&directory)).await?;
+        self.pass(Stage::Directory, Moment::HalfWay).await?;
+        let name = self.row.name.clone();
+        crate::blocking(move || {
+            identity::host_key(&layout.ssh_host_key, &layout.known_hosts, &name)
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn disks(&self) -> Result<(), StageError> {
+        let layout = self.layout();
+        self.disk(layout.system_disk, self.row.system_size).await?;
+        self.pass(Stage::Disks, Moment::HalfWay).await?;
+        self.disk(layout.work_disk, self.row.disk_size).await
+    }
+
+    async fn disk(
+        &self,
+        path: PathBuf,
+        size: banger_proto::size::ByteSize,
+    ) -> Result<(), StageError> {
+        let cache = self.host.paths.cache.clone();
+        let disks = self.disks;
+        crate::blocking(move || match disks {
+            Disks::New => Ok(banger_image::disk::clone_blank(&cache, size, &path)?),
+            Disks::Existing if path.is_file() => Ok(()),
+            Disks::Existing => Err(StageError::DiskMissing(path)),
+        })
+        .await
+    }
+
+    async fn network(&self) -> Result<Option<Attachment>, StageError> {
+        let attachment = match self.row.engine {
+            // The fake engine has no guest that could use a tap.
+            EngineKind::Fake => None,
+            _ => Some(
+                self.host
+                    .network
+                    .attach(self.row.slot, self.row.nat)
+                    .await?,
+            ),
+        };
+        self.pass(Stage::Network, Moment::HalfWay).await?;
+        if let Some(reason) = attachment
+            .as_ref()
+            .and_then(|found| found.no_way_out.as_ref())
+        {
+            tracing::warn!(vm = %self.row.name, reason, "the guest has no way out");
+        }
+        Ok(attachment)
+    }
+
+    async fn engine(
+        &self,
+        boot: BootFiles,
+        network: Option<Attachment>,
+    ) -> Result<Arc<dyn Machine>, StageError> {
+        let layout = self.layout();
+        let sockets = layout.place.runtime_dir.clone();
+        crate::blocking(move || files::make_private_directory(&sockets)).await?;
+        let disks = plan::disks(&layout, &boot);
+        let network_plan = network.as_ref().map(|network| &network.plan);
+        let spec = MachineSpec {
+            cmdline: plan::kernel_command_line(&self.row.name, &disks, network_plan),
+            name: self.row.name.clone(),
+            vcpu: self.row.vcpu,
+            memory: self.row.memory,
+            kernel: boot.vmlinux,
+            initrd: boot.initrd,
+            disks,
+            nic: network.map(|network| Nic {
+                mac: network.plan.mac.to_string(),
+                mtu: network.plan.mtu,
+                tap: network.tap,
+            }),
+            place: layout.place,
+        };
+        let engine = self.host.engines.get(self.row.engine).await?;
+        let machine = engine.launch(spec).await?;
+        self.pass(Stage::Engine, Moment::HalfWay).await?;
+        let handle = machine.handle().clone();
+        crate::blocking(move || handles::write(&layout.handles, &handle)).await?;
+        Ok(machine)
+    }
+
+    async fn agent(
+        &self,
+        machine: &dyn Machine,
+        artifacts: &Artifacts,
+    ) -> Result<Guest, StageError> {
+        let limit = AGENT_LIMIT * self.host.engines.patience(self.row.engine);
+        let guest = guest::connect(machine, limit).await?;
+        self.pass(Stage::Agent, Moment::HalfWay).await?;
+        configure(&self.host, &self.row, artifacts, &guest).await?;
+        Ok(guest)
+    }
+}
+
+/// Tells the guest who it is. Each new link needs it.
+///
+/// # Errors
+/// A key cannot be read, or the agent refuses.
+pub async fn configure(
+    host: &Host,
+    row: &VmRow,
+    artifacts: &Artifacts,
+    guest: &Guest,
+) -> Result<(), StageError> {
+    let layout = Layout::of(&host.paths, &row.id, row.slot);
+    let (name, user_key) = (row.name.clone(), host.user_key());
+    let (host_key, authorized) = crate::blocking(move || {
+        let host_key = identity::host_key(&layout.ssh_host_key, &layout.known_hosts, &name)?;
+        Ok::<_, identity::KeyError>((host_key, identity::authorized_key(&user_key)?))
+    })
+    .await?;
+    let clock = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok();
+    let identity = Configure {
+        hostname: row.name.to_string(),
+        ssh_host_key: host_key,
+        authorized_keys: vec![authorized],
+        clock_unix_ns: clock.and_then(|clock| u64::try_from(clock.as_nanos()).ok()),
+        env: artifacts.env.clone(),
+        workdir: artifacts.workdir.clone(),
+        user: artifacts.user.clone(),
+    };
+    guest
+        .configure(&identity)
+        .await
+        .map_err(StageError::Configure)
+}
