@@ -90,8 +90,7 @@ fn write_machine_id(root: &Path) -> io::Result<()> {
     if !matches!(before.trim(), "" | "uninitialized") {
         return Ok(());
     }
-    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")
-        .or_else(|_| fs::read_to_string(root.join("proc/sys/kernel/random/uuid")))?;
+    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     replace(&path, &format!("{}\n", uuid.trim().replace('-', "")))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
 }

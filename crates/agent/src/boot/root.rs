@@ -71,7 +71,7 @@ pub(super) fn assemble(
         MountFlags::empty(),
         &options,
     )?;
-    mount_inside()?;
+    mount_run()?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(SYSTEM, flags, Mode::empty())
         .ok()
@@ -85,8 +85,25 @@ fn mount_base(device: &str) -> Result<(), BootError> {
         .or_else(|_| mount_new(device, BASE, "ext4", MountFlags::RDONLY, "noload"))
 }
 
-/// What every Linux root has under it.
-fn mount_inside() -> Result<(), BootError> {
+/// Gives the new root what is not the image's: runtime files, banger's own among them.
+fn mount_run() -> Result<(), BootError> {
+    let run = format!("{NEW_ROOT}/run");
+    mount_new(
+        "tmpfs",
+        &run,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        "mode=0755,size=20%",
+    )?;
+    create_directory(Path::new(&format!("{run}/banger"))).map_err(|source| BootError::Mount {
+        what: "tmpfs".to_owned(),
+        target: run,
+        source,
+    })
+}
+
+/// Moves what [`mount_early`] has mounted into the new root, and adds what belongs there.
+fn move_early() -> Result<(), BootError> {
     let inside = |path: &str| format!("{NEW_ROOT}{path}");
     let quiet = MountFlags::NOSUID | MountFlags::NODEV;
     for path in ["/proc", "/sys", "/dev"] {
@@ -99,13 +116,6 @@ fn mount_inside() -> Result<(), BootError> {
                 source,
             })?;
     }
-    mount_new(
-        "tmpfs",
-        &inside("/run"),
-        "tmpfs",
-        quiet,
-        "mode=0755,size=20%",
-    )?;
     let pts = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount_new(
         "devpts",
@@ -135,12 +145,7 @@ fn mount_inside() -> Result<(), BootError> {
         // Whoever misses one of them says so itself.
         let _ = symlink(target, inside(link));
     }
-    let banger = inside("/run/banger");
-    create_directory(Path::new(&banger)).map_err(|source| BootError::Mount {
-        what: "tmpfs".to_owned(),
-        target: banger,
-        source,
-    })
+    Ok(())
 }
 
 /// Mounts the kernel's modules where modprobe looks for them.
@@ -169,6 +174,7 @@ pub(super) fn mount_modules(device: &str, root: &Path) -> Result<(), BootError> 
 
 /// Makes [`NEW_ROOT`] the root, as switch_root(8) does, and frees the initramfs' memory.
 pub(super) fn switch() -> Result<(), BootError> {
+    move_early()?;
     remove_initramfs();
     let switch = || -> rustix::io::Result<()> {
         chdir(NEW_ROOT)?;
