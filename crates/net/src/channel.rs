@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -44,8 +45,10 @@ impl Channel {
 
     /// The user at the other end, as this process' user namespace numbers users.
     pub(crate) fn peer_uid(&self) -> io::Result<u32> {
-        let peer = rustix::net::sockopt::socket_peercred(self.socket.get_ref())?;
-        Ok(peer.uid.as_raw())
+        // Not by rustix, to which the process id 0, of a process outside of this PID
+        // namespace, is an error.
+        let peer = nix::sys::socket::getsockopt(self.socket.get_ref(), PeerCredentials)?;
+        Ok(peer.uid())
     }
 
     /// Sends one message, and a copy of `descriptor`. Cancel-safe: sent whole or not at all.

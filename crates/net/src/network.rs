@@ -233,6 +233,7 @@ impl Network {
             Outcome::NoHolder => Err(ControlError::NotAttached(slot)),
             Outcome::Answered { answer, .. } => match answer {
                 Answer::Done => Ok(()),
+                Answer::Absent => Err(ControlError::NotAttached(slot)),
                 Answer::Refused(failure) => Err(ControlError::Refused(failure)),
                 _ => Err(ControlError::Answer),
             },

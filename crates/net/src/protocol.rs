@@ -54,7 +54,7 @@ pub(crate) enum Request {
     Detach { slot: u16 },
     /// Which slots have a tap? Answer: `Slots`.
     List,
-    /// The reach of the tap of `slot` shall be another. Answer: `Done`.
+    /// The reach of the tap of `slot` shall be another. Answer: `Done` or `Absent`.
     SetReach { slot: u16, reach: Reach },
     /// The holder shall go with all it holds. Answer: `Detached` with `last`.
     ShutDown,
@@ -79,6 +79,8 @@ pub(crate) enum Answer {
     Slots(BTreeSet<u16>),
     /// It is so.
     Done,
+    /// There is no tap of that slot.
+    Absent,
     /// It was not to be done. What was begun has been undone.
     Refused(Failure),
 }
@@ -186,6 +188,7 @@ mod tests {
             Answer::Detached { last: true },
             Answer::Slots([1, 7].into()),
             Answer::Done,
+            Answer::Absent,
             Answer::Refused(refused),
         ];
         let hello = Hello {

@@ -9,21 +9,19 @@
 //! - A guest speaks IPv4 and ARP with its own addresses and nothing else (`bridge` table).
 //! - Guests do not reach each other: their ports of the bridge are isolated, and what one
 //!   sends to another through the gateway is not forwarded.
-//! - The gateway answers echo requests, and hands DNS to the host's resolver.
+//! - The gateway answers echo requests, and DNS to those who may reach the outside.
 //! - All else goes outside with the namespace's address as its source, because pasta of
-//!   2023 knows but one address of its guest.
+//!   2023 knows but one address of its guest: that of the last packet. What conntrack cannot
+//!   give another source, as it belongs to no connection, must therefore not go outside.
+//! - That pasta also refuses connections with a reset that lacks the ACK flag, though not the
+//!   number, and so is ignored (RFC 9293, section 3.10.7.3). The flag is added.
 
 use std::fmt;
-use std::net::Ipv4Addr;
 
 use crate::plan::{Instance, Mac, Subnet, TapName};
 
 /// Name of the bridge in the namespace.
 pub(crate) const BRIDGE: &str = "banger0";
-
-/// Where pasta forwards DNS queries from: link-local (RFC 3927), so no host has it as
-/// another host's address, and the namespace routes it outside like any other.
-pub(crate) const DNS_FORWARD: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 53);
 
 /// How far a VM's packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -72,22 +70,23 @@ table bridge banger {{
 table ip banger
 delete table ip banger
 table ip banger {{
-  chain prerouting {{
-    type nat hook prerouting priority -100; policy accept;
-    iifname {BRIDGE} meta mark {outside} ip daddr {gateway} udp dport 53 dnat to {DNS_FORWARD}
-    iifname {BRIDGE} meta mark {outside} ip daddr {gateway} tcp dport 53 dnat to {DNS_FORWARD}
+  chain mend {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname != {BRIDGE} tcp flags & (rst | ack) == rst tcp flags set rst | ack
   }}
 
   chain input {{
     type filter hook input priority 0; policy drop;
     iifname lo accept
     iifname {BRIDGE} icmp type echo-request accept
+    iifname {BRIDGE} meta mark {outside} ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
     iifname {BRIDGE} meta l4proto tcp reject with tcp reset
     iifname {BRIDGE} reject with icmp type port-unreachable
   }}
 
   chain forward {{
     type filter hook forward priority 0; policy drop;
+    ct state invalid drop
     iifname {BRIDGE} oifname != {BRIDGE} meta mark {outside} accept
     iifname != {BRIDGE} oifname {BRIDGE} ct state established,related accept
     iifname {BRIDGE} reject with icmp type admin-prohibited

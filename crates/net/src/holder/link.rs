@@ -4,12 +4,17 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
+};
 
 use super::HolderError;
 use crate::plan::{Instance, Mac, Subnet, TapName};
@@ -67,8 +72,18 @@ impl Links {
         address
             .map_err(cause)
             .map_err(furnish("give the bridge its address"))?;
-        // In the namespace of the writing process, whatever /proc is mounted.
-        fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(furnish("switch on forwarding"))?;
+        // Without pasta guests shall be told that there is no way, and not wait.
+        let no_way = RouteMessageBuilder::<Ipv4Addr>::new()
+            .kind(RouteType::Prohibit)
+            .priority(u32::MAX)
+            .build();
+        let no_way = netlink.route().add(no_way).execute().await;
+        no_way
+            .map_err(cause)
+            .map_err(furnish("prohibit ways that are not there"))?;
+        set("ip_forward", "1").map_err(furnish("switch on forwarding"))?;
+        // A guest without a way out shall be told so each time, and not once a second.
+        set("icmp_ratelimit", "0").map_err(furnish("let the gateway answer at once"))?;
         Ok(Self {
             netlink,
             instance,
@@ -149,19 +164,20 @@ impl Links {
         }
     }
 
-    /// Changes the reach of the tap of `slot`.
-    pub(super) async fn set_reach(&self, slot: u16, reach: Reach) -> Result<(), LinkError> {
+    /// Changes the reach of the tap of `slot`; `false` if there is none.
+    pub(super) async fn set_reach(&self, slot: u16, reach: Reach) -> Result<bool, LinkError> {
         let tap = TapName::new(self.instance, slot);
         let failed = |source| LinkError {
             step: format!("change the rules of the tap device `{tap}`"),
             source,
         };
-        let index = index(&self.netlink, &tap.to_string())
-            .await
-            .and_then(|index| index.ok_or_else(|| io::ErrorKind::NotFound.into()))
-            .map_err(failed)?;
+        let index = index(&self.netlink, &tap.to_string()).await;
+        let Some(index) = index.map_err(failed)? else {
+            return Ok(false);
+        };
         let group = LinkUnspec::new_with_index(index).link_group(reach.group());
-        change(&self.netlink, group).await.map_err(failed)
+        change(&self.netlink, group).await.map_err(failed)?;
+        Ok(true)
     }
 
     /// The slots that have a tap.
@@ -182,6 +198,12 @@ impl Links {
         };
         Ok(links.iter().filter_map(slot).collect())
     }
+}
+
+/// Sets a parameter of IPv4 (Documentation/networking/ip-sysctl.rst) in the namespace of the
+/// calling process, which is what /proc/sys/net shows wherever it was mounted.
+fn set(parameter: &str, value: &str) -> io::Result<()> {
+    fs::write(Path::new("/proc/sys/net/ipv4").join(parameter), value)
 }
 
 /// The index of the interface called `name`, if there is one.

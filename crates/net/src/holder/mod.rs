@@ -21,6 +21,7 @@
 mod arguments;
 mod link;
 mod log;
+mod resolver;
 mod serve;
 mod space;
 mod way_out;

@@ -58,6 +58,9 @@ pub(super) fn serve(
         )?;
         let opened = way_out.watch_namespace();
         tokio::spawn(opened.map_err(furnish("watch the namespace's routes"))?);
+        way_out
+            .resolve(subnet.gateway)
+            .map_err(furnish("answer DNS on the gateway"))?;
         let terminated = signal(SignalKind::terminate()).map_err(furnish("catch signals"))?;
         let pid = pid_on_host().map_err(furnish("find out the holder's process id"))?;
         let socket = Socket::publish(place).map_err(furnish("listen for the daemon"))?;
@@ -247,18 +250,17 @@ impl Holder {
                 Ok(slots) => (Answer::Slots(slots).into(), Next::Stay),
                 Err(error) => (Reply::refused(&error), Next::Stay),
             },
-            Request::SetReach { slot, reach } => match self.links.set_reach(slot, reach).await {
-                Ok(()) => {
-                    let way_out = (reach == Reach::Outside).then(|| self.way_out.clone());
-                    let reply = Reply {
-                        answer: Answer::Done,
-                        tap: None,
-                        way_out,
-                    };
-                    (reply, Next::Stay)
-                }
-                Err(error) => (Reply::refused(&error), Next::Stay),
-            },
+            Request::SetReach { slot, reach } => {
+                let reply = match self.links.set_reach(slot, reach).await {
+                    Ok(true) => Reply {
+                        way_out: (reach == Reach::Outside).then(|| self.way_out.clone()),
+                        ..Answer::Done.into()
+                    },
+                    Ok(false) => Answer::Absent.into(),
+                    Err(error) => Reply::refused(&error),
+                };
+                (reply, Next::Stay)
+            }
             Request::ShutDown => {
                 self.clear().await;
                 let reply = Answer::Detached { last: true }.into();

@@ -18,12 +18,14 @@ pub(super) enum Side {
 }
 
 /// What the holder keeps of its rights over its own namespaces: the network's
-/// administration, and entering namespaces.
+/// administration, the resolver's port, and entering namespaces.
 ///
 /// Not more than what pasta keeps of its own, because pasta may look at
 /// `/proc/<holder>/ns/net` only while it has every right that the holder has (ptrace(2),
 /// "ptrace access mode checking").
-const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::SYS_ADMIN);
+const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SYS_ADMIN);
 
 /// Leaves everything that ties the process to the daemon: terminal, directory, descriptors.
 pub(super) fn leave_the_daemon() -> Result<(), HolderError> {

@@ -1,4 +1,4 @@
-//! The way out of the namespace: pasta, started and minded from the host's side.
+//! The way out of the namespace: pasta and the guests' resolver, from the host's side.
 //!
 //! A thread of its own stays in the host's network namespace, and what it starts does too.
 //! pasta enters the holder's namespace for its own end of the tap that it makes there, and
@@ -14,9 +14,11 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -26,6 +28,7 @@ use futures_util::stream::BoxStream;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::RouteType;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
@@ -33,9 +36,9 @@ use tokio::time::{Instant, timeout};
 
 use super::HolderError;
 use super::log::Log;
+use super::resolver;
 use crate::host;
 use crate::protocol::Failure;
-use crate::rules::DNS_FORWARD;
 
 /// Name of pasta's interface in the namespace.
 const INTERFACE: &str = "outside";
@@ -64,19 +67,21 @@ enum State {
 pub(super) struct WayOut {
     state: watch::Sender<State>,
     wanted: mpsc::Sender<()>,
+    resolver: mpsc::Sender<resolver::Sockets>,
 }
 
-/// Starts the thread that minds pasta. Call it before entering the network namespace.
+/// Starts the thread on the host's side. Call it before entering the network namespace.
 pub(super) fn start(log: Log) -> Result<WayOut, HolderError> {
     let (state, _) = watch::channel(State::Closed);
     let (wanted, wishes) = mpsc::channel(1);
+    let (resolver, sockets) = mpsc::channel(1);
     let minder = Minder {
         state: state.clone(),
         wishes,
         log,
     };
     let failed = |source| HolderError::Furnish {
-        step: "start the thread that minds pasta".to_owned(),
+        step: "start the thread on the host's side".to_owned(),
         source,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -84,10 +89,17 @@ pub(super) fn start(log: Log) -> Result<WayOut, HolderError> {
         .build()
         .map_err(failed)?;
     std::thread::Builder::new()
-        .name("pasta".to_owned())
-        .spawn(move || runtime.block_on(minder.mind()))
+        .name("outside".to_owned())
+        .spawn(move || {
+            runtime.spawn(resolve(sockets, minder.log.clone()));
+            runtime.block_on(minder.mind());
+        })
         .map_err(failed)?;
-    Ok(WayOut { state, wanted })
+    Ok(WayOut {
+        state,
+        wanted,
+        resolver,
+    })
 }
 
 impl WayOut {
@@ -107,7 +119,7 @@ impl WayOut {
                     State::Closed | State::Opening => {}
                 }
             }
-            Err(Failure::new("the thread that minds pasta has ended"))
+            Err(Failure::new("the thread on the host's side has ended"))
         };
         match timeout(OPENING_MAX, settled).await {
             Ok(result) => result,
@@ -116,6 +128,13 @@ impl WayOut {
                 OPENING_MAX.as_secs()
             ))),
         }
+    }
+
+    /// Answers DNS on the gateway, in the namespace of the calling thread.
+    pub(super) fn resolve(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        let sockets = resolver::Sockets::bind(gateway)?;
+        let sent = self.resolver.try_send(sockets);
+        sent.map_err(|_| io::ErrorKind::AddrInUse.into())
     }
 
     /// Watches the namespace of the calling thread for pasta's default route.
@@ -133,6 +152,15 @@ impl WayOut {
                 });
             }
         })
+    }
+}
+
+async fn resolve(mut sockets: mpsc::Receiver<resolver::Sockets>, log: Log) {
+    while let Some(sockets) = sockets.recv().await {
+        if let Err(error) = resolver::serve(sockets).await {
+            let failure = Failure::from(&error as &dyn Error);
+            log.warn("guests have no resolver", Some(&failure));
+        }
     }
 }
 
@@ -244,8 +272,6 @@ fn arguments(namespace: &Path) -> Vec<std::ffi::OsString> {
         "--ns-ifname".into(),
         INTERFACE.into(),
         "--ipv4-only".into(),
-        "--dns-forward".into(),
-        DNS_FORWARD.to_string().into(),
         // Nothing of the host's loopback for guests, and nothing the other way.
         "--no-map-gw".into(),
     ];
@@ -287,7 +313,8 @@ impl Routes {
             rtnetlink::new_multicast_connection(&[MulticastGroup::Ipv4Route])?;
         let defaults = messages.filter_map(async |(message, _)| match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
-                (route.header.destination_prefix_length == 0).then_some(())
+                let default = route.header.destination_prefix_length == 0;
+                (default && route.header.kind == RouteType::Unicast).then_some(())
             }
             _ => None,
         });
