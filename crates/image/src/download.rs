@@ -117,6 +117,7 @@ impl DownloadError {
 pub(crate) struct Downloads {
     client: Client,
     directory: PathBuf,
+    backoff: Duration,
 }
 
 impl Downloads {
@@ -130,7 +131,11 @@ impl Downloads {
             .read_timeout(IDLE)
             .build()
             .map_err(DownloadError::Client)?;
-        Ok(Self { client, directory })
+        Ok(Self {
+            client,
+            directory,
+            backoff: BACKOFF,
+        })
     }
 
     /// The text at `url`, of at most `limit` bytes.
@@ -140,7 +145,7 @@ impl Downloads {
             attempt += 1;
             match self.text_once(url, limit).await {
                 Err(error) if error.is_passing() && attempt < ATTEMPTS => {
-                    back_off(attempt, &error).await
+                    self.back_off(attempt, &error).await
                 }
                 outcome => return outcome,
             }
@@ -238,7 +243,7 @@ impl Downloads {
             if failures >= ATTEMPTS {
                 return Err(error);
             }
-            back_off(failures, &error).await;
+            self.back_off(failures, &error).await;
         }
     }
 
@@ -280,6 +285,15 @@ impl Downloads {
                 wanted: expected.size,
             }),
         }
+    }
+
+    async fn back_off(&self, attempt: u32, error: &DownloadError) {
+        tracing::debug!(
+            error = error as &dyn std::error::Error,
+            attempt,
+            "download failed, trying again"
+        );
+        tokio::time::sleep(self.backoff * 2u32.pow(attempt.min(8) - 1)).await;
     }
 
     async fn get(&self, url: &str, from: u64) -> Result<Response, DownloadError> {
@@ -432,15 +446,6 @@ async fn is_whole(path: &Path, expected: &Expected) -> bool {
     }
 }
 
-async fn back_off(attempt: u32, error: &DownloadError) {
-    tracing::debug!(
-        error = error as &dyn std::error::Error,
-        attempt,
-        "download failed, trying again"
-    );
-    tokio::time::sleep(BACKOFF * 2u32.pow(attempt.min(8) - 1)).await;
-}
-
 fn transfer(url: &str, source: reqwest::Error) -> DownloadError {
     // The address stands in our own text already.
     DownloadError::Transfer {
@@ -459,3 +464,6 @@ fn io_error<'a>(
         source,
     }
 }
+
+#[cfg(test)]
+mod tests;

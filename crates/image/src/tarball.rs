@@ -415,7 +415,10 @@ mod tests {
         let mut builder = tar::Builder::new(Vec::new());
         let mut header = Header::new_gnu();
         header.set_size(1000);
-        header.set_cksum();
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         builder
             .append_data(&mut header, "a", &[1; 1000][..])
             .unwrap();
@@ -449,6 +452,9 @@ mod tests {
             let mut header = Header::new_gnu();
             header.set_size(3);
             header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             builder.append_data(&mut header, "x".repeat(200), &b"abc"[..]).unwrap();
             let mut bytes = builder.into_inner().unwrap();
             let at = at % bytes.len();

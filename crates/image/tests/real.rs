@@ -1,6 +1,7 @@
 //! The real thing: Debian's kernel and a Debian image, fetched from the mirror and checked
 //! with the file system's own tools. Runs only with `BANGER_TEST_NETWORK=1`, as it takes
-//! minutes; `BANGER_TEST_HOME` names a directory whose artifacts are kept and reused.
+//! minutes; `BANGER_TEST_HOME` names a directory whose artifacts are kept and reused, and
+//! `BANGER_TEST_AGENT` the agent that goes into the initramfs.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,8 +26,11 @@ fn store() -> Option<(Store, PathBuf, Option<tempfile::TempDir>)> {
         }
     };
     std::fs::create_dir_all(&home).unwrap();
-    let agent = home.join("agent");
-    std::fs::write(&agent, "\x7fELF not really").unwrap();
+    let agent =
+        std::env::var_os("BANGER_TEST_AGENT").map_or_else(|| home.join("agent"), PathBuf::from);
+    if !agent.exists() {
+        std::fs::write(&agent, "\x7fELF not really").unwrap();
+    }
     let config = StoreConfig {
         state_dir: home.join("state"),
         cache_dir: home.join("cache"),

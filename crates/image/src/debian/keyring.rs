@@ -62,6 +62,12 @@ impl Keyring {
         Path::new(HOST).is_file()
     }
 
+    /// Just these keys.
+    #[cfg(test)]
+    pub(crate) fn of(keys: &[u8]) -> Self {
+        Self(parse(keys))
+    }
+
     /// The keys of a file, binary or armored, added to these.
     pub(crate) fn with_file(mut self, path: &Path) -> std::io::Result<Self> {
         self.0.extend(parse(&std::fs::read(path)?));

@@ -12,3 +12,6 @@ pub(crate) mod mirror;
 pub(crate) mod policy;
 pub(crate) mod release;
 pub(crate) mod sources;
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,8 @@ mod block;
 mod directory;
 mod extent;
 mod inode;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub(crate) use inode::{Attributes, Device, Time};
