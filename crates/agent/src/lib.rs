@@ -13,6 +13,7 @@
 pub mod agent;
 pub mod boot;
 pub mod exec;
+pub mod files;
 pub mod guest;
 pub mod http;
 pub mod identity;
@@ -21,6 +22,9 @@ pub mod log;
 pub mod power;
 pub mod report;
 pub mod serve;
+pub mod sftp;
 pub mod ssh;
+pub mod stats;
+pub mod tcp;
 
 mod watch;

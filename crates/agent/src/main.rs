@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let result = match arguments[..] {
         ["serve", "--unix", path] => serve(Path::new(path)),
         ["guest"] => guest(),
+        ["sftp"] => sftp(),
         ["--version"] => {
             println!("banger-vsock-agent {}", banger_proto::VERSION);
             Ok(())
@@ -45,6 +46,10 @@ fn guest() -> Result<(), BoxedError> {
     let system = banger_agent::guest::settle();
     banger_agent::log::to_file(Path::new(banger_agent::guest::LOG_PATH))?;
     Ok(runtime()?.block_on(banger_agent::guest::run(system))?)
+}
+
+fn sftp() -> Result<(), BoxedError> {
+    Ok(runtime()?.block_on(banger_agent::sftp::serve_stdio())?)
 }
 
 /// The error and its causes on one line.

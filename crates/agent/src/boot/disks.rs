@@ -83,17 +83,16 @@ pub(super) fn find_optional(
     role: DiskRole,
     report: &mut BootReport,
 ) -> Option<String> {
-    let found = find(events, cmdline, role).and_then(|device| {
-        let name = role.as_str();
-        if device.is_none() {
-            report.warnings.push(format!("there is no {name} disk"));
+    match find(events, cmdline, role) {
+        Ok(None) => {
+            report
+                .warnings
+                .push(format!("there is no {} disk", role.as_str()));
+            None
         }
-        Ok(device)
-    });
-    match found {
         Ok(device) => device,
         Err(error) => {
-            super::warn(report, role.as_str(), Err(error));
+            super::warn(report, "devices", Err(error));
             None
         }
     }

@@ -13,13 +13,13 @@ mod user;
 
 use std::sync::Arc;
 
-use banger_proto::agent::{ExecRefusal, ExecRefused, ExecRequest};
+use banger_proto::agent::{Configure, ExecRefusal, ExecRefused, ExecRequest};
 use tokio::sync::mpsc;
 
 pub use process::{Chunk, Control, Event, Stream};
 pub use user::{User, UserError};
 
-use crate::agent::{Agent, Settings};
+use crate::agent::Agent;
 
 /// How many pieces of output wait for a slow client; each is at most 64 KiB.
 const OUTPUT_QUEUE: usize = 4;
@@ -71,10 +71,10 @@ pub struct Command {
 /// The command could not be started.
 pub fn start(
     agent: &Arc<Agent>,
-    settings: &Settings,
+    configure: &Configure,
     request: &ExecRequest,
 ) -> Result<Command, Refusal> {
-    let plan = plan::Plan::new(request, &settings.configure)?;
+    let plan = plan::Plan::new(request, configure)?;
     let process = spawn::spawn(&plan)?;
     let registration = agent.register(process.pid());
     let control = process.control();

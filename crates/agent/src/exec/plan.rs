@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::path::Path;
 
 use banger_proto::agent::{Configure, ExecRequest, Pty};
 use rustix::process::geteuid;
@@ -128,17 +127,9 @@ fn environment(
 }
 
 fn login_shell(user: &User) -> (String, Vec<String>, Vec<String>) {
-    let shell = if Path::new(&user.shell).exists() {
-        &user.shell
-    } else {
-        "/bin/sh"
-    };
-    let name = shell.rsplit('/').next().unwrap_or(shell);
-    (
-        shell.to_owned(),
-        vec![shell.to_owned()],
-        vec![format!("-{name}")],
-    )
+    let shell = user.shell_file().unwrap_or_else(|| user.shell.clone());
+    let name = format!("-{}", shell.rsplit('/').next().unwrap_or(&shell));
+    (shell.clone(), vec![shell], vec![name])
 }
 
 fn candidates(command: &str, path: &str) -> Vec<String> {

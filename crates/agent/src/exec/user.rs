@@ -58,6 +58,15 @@ impl User {
         let group = read("/etc/group")?;
         find_in(text, &passwd, &group)
     }
+
+    /// The login shell, or another if it is not there; `None` in an image without shells.
+    pub fn shell_file(&self) -> Option<String> {
+        let shells = [self.shell.as_str(), DEFAULT_SHELL];
+        shells
+            .into_iter()
+            .find(|shell| Path::new(shell).exists())
+            .map(str::to_owned)
+    }
 }
 
 fn find_in(text: &str, passwd: &str, group: &str) -> Result<User, UserError> {

@@ -23,7 +23,7 @@ pub(super) async fn exec(agent: &Arc<Agent>, request: Request<Incoming>) -> Answ
         input,
         control,
         events,
-    } = match exec::start(agent, &agent.settings(), &request) {
+    } = match exec::start(agent, &agent.settings().configure, &request) {
         Ok(command) => command,
         Err(refusal) => {
             info!(command = ?request.command.first(), %refusal, "command refused");

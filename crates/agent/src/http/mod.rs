@@ -3,6 +3,7 @@
 mod body;
 mod exec;
 mod status;
+mod streams;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -96,6 +97,12 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Answer {
         ("/healthz", &Method::GET) => status::health(agent),
         ("/v1/configure", &Method::POST) => status::configure(agent, read_json(request).await?),
         ("/v1/exec", &Method::POST) => exec::exec(agent, request).await,
+        ("/v1/ssh", &Method::POST) => streams::ssh(agent, request),
+        ("/v1/tcp", &Method::POST) => streams::tcp(request).await,
+        ("/v1/files", &Method::GET) => streams::get_files(&request),
+        ("/v1/files", &Method::PUT) => streams::put_files(request).await,
+        ("/v1/clock", &Method::POST) => status::clock(agent, read_json(request).await?),
+        ("/v1/stats", &Method::GET) => Ok(json(StatusCode::OK, &crate::stats::read())),
         ("/v1/shutdown", &Method::POST) => status::shutdown(agent, read_json(request).await?),
         _ => Err(Failure::not_found(format!(
             "no such request: {method} {path}"
@@ -113,6 +120,36 @@ async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T,
         .map_err(|error| Failure::bad_request(format!("could not understand the body: {error}")))
 }
 
+/// The value of a parameter of the request's query.
+fn query(request: &Request<Incoming>, name: &str) -> Result<String, Failure> {
+    let pairs = request.uri().query().unwrap_or_default().split('&');
+    let value = pairs
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name);
+    value
+        .and_then(|(_, value)| percent_decoded(value))
+        .ok_or_else(|| {
+            Failure::bad_request(format!("the parameter `{name}` is missing or malformed"))
+        })
+}
+
+/// RFC 3986, section 2.1.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        if *first != b'%' {
+            bytes.push(*first);
+            rest = tail;
+            continue;
+        }
+        let (digits, tail) = tail.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = tail;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     let bytes = serde_json::to_vec(value).expect("protocol types have only string keys");
     let mut response = Response::new(Body::full(bytes));
@@ -124,4 +161,20 @@ fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::full(Vec::new()));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_decoded_and_broken_ones_refused() {
+        assert_eq!(
+            percent_decoded("/a%20b/%C3%A4+").as_deref(),
+            Some("/a b/ä+")
+        );
+        assert_eq!(percent_decoded("%2"), None);
+        assert_eq!(percent_decoded("%zz"), None);
+        assert_eq!(percent_decoded("%ff"), None);
+    }
 }

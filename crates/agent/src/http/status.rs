@@ -3,12 +3,12 @@
 use std::fs;
 use std::sync::Arc;
 
-use banger_proto::agent::{Configure, Health, Shutdown};
+use banger_proto::agent::{Clock, Configure, Health, Shutdown};
 use banger_proto::hello::PROTOCOL_VERSION;
 use hyper::StatusCode;
 use tracing::warn;
 
-use super::{Answer, empty, json};
+use super::{Answer, Failure, empty, json};
 use crate::agent::{Agent, Place, Settings};
 use crate::report::uptime_us;
 use crate::ssh::Keys;
@@ -33,7 +33,7 @@ pub(super) fn health(agent: &Agent) -> Answer {
 
 pub(super) fn configure(agent: &Agent, configure: Configure) -> Answer {
     let keys = Keys::parse(&configure.ssh_host_key, &configure.authorized_keys)
-        .map_err(|error| super::Failure::bad_request(error.to_string()))?;
+        .map_err(|error| Failure::bad_request(error.to_string()))?;
     if let Place::Guest(_) = agent.place {
         // The command line has told init the same; only a VM made from another one's memory
         // has a new name and time here. A failure must not keep the daemon out.
@@ -49,6 +49,15 @@ pub(super) fn configure(agent: &Agent, configure: Configure) -> Answer {
         }
     }
     agent.configure(Settings { configure, keys });
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// The clock of an ordinary process is the host's, which is right.
+pub(super) fn clock(agent: &Agent, clock: Clock) -> Answer {
+    if let Place::Guest(_) = agent.place {
+        crate::identity::set_clock(clock.unix_ns)
+            .map_err(|error| Failure::internal(format!("could not set the clock: {error}")))?;
+    }
     Ok(empty(StatusCode::NO_CONTENT))
 }
 

@@ -1,6 +1,7 @@
 //! A small daemon's end of the agent link.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use banger_proto::agent::{Configure, ExecRefused, ExecRequest, Health};
@@ -22,9 +23,10 @@ use tokio::task::JoinHandle;
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection after the handshake.
+#[derive(Clone)]
 pub struct Client {
     requests: SendRequest<Body>,
-    _connection: JoinHandle<()>,
+    _connection: Arc<JoinHandle<()>>,
     pub version: u32,
 }
 
@@ -64,7 +66,7 @@ impl Client {
         });
         Self {
             requests,
-            _connection: connection,
+            _connection: Arc::new(connection),
             version,
         }
     }
@@ -109,13 +111,20 @@ impl Client {
         assert_eq!(status, StatusCode::NO_CONTENT, "{body:?}");
     }
 
+    /// A request whose body is fed bit by bit, and its response.
+    pub async fn stream(&mut self, path: &str) -> (mpsc::Sender<Bytes>, Response<Incoming>) {
+        let (input, mut pieces) = mpsc::channel::<Bytes>(4);
+        let body = polled(move |cx| pieces.poll_recv(cx));
+        (input, self.send("POST", path, body).await)
+    }
+
     pub async fn exec(&mut self, request: ExecRequest) -> Exec {
         let (input, mut pieces) = mpsc::channel::<Bytes>(4);
         input
             .send(Frame::Start(Box::new(request)).to_bytes())
             .await
             .unwrap();
-        let stream = futures_lite(move |cx| pieces.poll_recv(cx));
+        let stream = polled(move |cx| pieces.poll_recv(cx));
         let response = self.send("POST", "/v1/exec", stream).await;
         assert_eq!(response.status(), StatusCode::OK);
         Exec {
@@ -136,7 +145,7 @@ impl Client {
 }
 
 /// A body out of a poll function: all that these tests need of a stream.
-fn futures_lite(
+fn polled(
     poll: impl FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<Bytes>> + Send + 'static,
 ) -> Body {
     struct Polled<F>(std::sync::Mutex<F>);

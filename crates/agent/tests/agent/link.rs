@@ -57,6 +57,16 @@ async fn a_hello_that_is_repeated_is_answered_once() {
 }
 
 #[tokio::test]
+async fn the_agent_tells_what_is_used() {
+    let agent = TestAgent::start().await;
+    let mut client = agent.connect().await;
+    let (status, body) = client.call("GET", "/v1/stats", "").await;
+    assert_eq!(status, hyper::StatusCode::OK);
+    let stats: banger_proto::agent::Stats = serde_json::from_slice(&body).unwrap();
+    assert!(stats.processes > 0 && stats.memory_total.is_some() && !stats.disks.is_empty());
+}
+
+#[tokio::test]
 async fn the_next_daemon_takes_over() {
     let agent = TestAgent::start().await;
     let mut first = agent.connect().await;
@@ -108,6 +118,13 @@ async fn nonsense_is_refused_and_the_connection_goes_on() {
             r#"{"ssh_host_key":"nonsense"}"#,
             400,
         ),
+        ("POST", "/v1/ssh", "", 409),
+        ("POST", "/v1/tcp?addr=nope", "", 400),
+        ("POST", "/v1/tcp?addr=no.such.host:1", "", 400),
+        ("GET", "/v1/files", "", 400),
+        ("GET", "/v1/files?path=relative", "", 400),
+        ("GET", "/v1/files?path=/no/such/file", "", 404),
+        ("PUT", "/v1/files?path=/proc/nope", "", 500),
         ("POST", "/v1/exec", "", 400),
         ("POST", "/v1/exec", "\x7f nonsense", 400),
     ] {

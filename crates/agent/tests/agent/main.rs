@@ -2,5 +2,8 @@
 
 mod client;
 mod exec;
+mod files;
 mod link;
 mod process;
+mod ssh;
+mod tcp;

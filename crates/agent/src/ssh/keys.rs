@@ -1,5 +1,6 @@
-//! SSH.
+//! Keys as the daemon configures them.
 
+use russh::keys::ssh_key;
 use russh::keys::{PrivateKey, PublicKey};
 
 /// The host key and the keys that may log in.
@@ -16,14 +17,14 @@ pub struct Keys {
 pub enum KeysError {
     /// Not a private key in OpenSSH's format.
     #[error("the SSH host key cannot be read: {0}")]
-    Host(russh::keys::ssh_key::Error),
+    Host(ssh_key::Error),
     /// Not a line of `authorized_keys`.
-    #[error("line {line} of the authorized keys cannot be read: {source}")]
+    #[error("line {line} of the authorized keys cannot be read: {reason}")]
     Authorized {
         /// Counted from 1.
         line: usize,
         /// Why.
-        source: russh::keys::ssh_key::Error,
+        reason: ssh_key::Error,
     },
 }
 
@@ -37,14 +38,13 @@ impl Keys {
             "" => None,
             text => Some(PrivateKey::from_openssh(text).map_err(KeysError::Host)?),
         };
-        let authorized = authorized
-            .iter()
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
+        let lines = authorized.iter().map(|line| line.trim()).enumerate();
+        let authorized = lines
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
             .map(|(index, line)| {
-                PublicKey::from_openssh(line.trim()).map_err(|source| KeysError::Authorized {
+                PublicKey::from_openssh(line).map_err(|reason| KeysError::Authorized {
                     line: index + 1,
-                    source,
+                    reason,
                 })
             })
             .collect::<Result<_, _>>()?;

@@ -1,0 +1,421 @@
+//! File trees as tar streams, out of the guest and into it.
+//!
+//! Out: the entries are named from the base name of what was asked for on, so `/etc/apt`
+//! gives `apt/`, `apt/sources.list`, ... and `/` gives `./`, `./bin`, ... In: the entries are
+//! unpacked below a directory, which is made if it is missing; no entry gets out of it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use bytes::{Buf, Bytes, BytesMut};
+use rustix::process::geteuid;
+use tar::{Archive, Builder, EntryType, Header};
+use tokio::sync::mpsc;
+
+/// Size of the pieces in which an archive is sent.
+const PIECE: usize = 64 * 1024;
+
+/// Why a tree could not be packed or unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// A file of the guest cannot be read.
+    #[error("could not read {path}: {reason}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: io::Error,
+    },
+    /// The directory to unpack into cannot be made.
+    #[error("could not make the directory {path}: {reason}")]
+    Target {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: io::Error,
+    },
+    /// The archive is broken, or its stream was cut short.
+    #[error("could not read the archive: {0}")]
+    Archive(String),
+    /// An entry would land outside of the target.
+    #[error("the entry `{0}` leads out of the target directory")]
+    Escape(String),
+    /// An entry cannot be written.
+    #[error("could not unpack `{name}`: {reason}")]
+    Unpack {
+        /// The entry's name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Nobody takes the archive any more.
+    #[error("the archive's reader is gone")]
+    Gone,
+}
+
+/// Packs what is at `path` and sends the archive's bytes. Blocks.
+///
+/// # Errors
+/// Something could not be read; the archive is then incomplete.
+pub fn pack(path: &Path, pieces: mpsc::Sender<io::Result<Bytes>>) -> Result<(), FilesError> {
+    let name = path
+        .file_name()
+        .map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let output = PieceWriter {
+        pieces,
+        buffer: BytesMut::new(),
+    };
+    let mut packer = Packer {
+        builder: Builder::new(output),
+        links: HashMap::new(),
+    };
+    packer.add(path, &name)?;
+    let mut output = packer.builder.into_inner().map_err(|_| FilesError::Gone)?;
+    output.flush().map_err(|_| FilesError::Gone)
+}
+
+struct Packer {
+    builder: Builder<PieceWriter>,
+    /// Names of files with several links, by device and inode.
+    links: HashMap<(u64, u64), PathBuf>,
+}
+
+impl Packer {
+    fn add(&mut self, path: &Path, name: &Path) -> Result<(), FilesError> {
+        let read = |reason| FilesError::Read {
+            path: path.to_owned(),
+            reason,
+        };
+        let metadata = fs::symlink_metadata(path).map_err(read)?;
+        let kind = metadata.file_type();
+        let mut header = Header::new_gnu();
+        header.set_metadata(&metadata);
+        if kind.is_dir() {
+            self.append(&mut header, name, io::empty())?;
+            let mut entries: Vec<_> = fs::read_dir(path)
+                .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
+                .map_err(read)?;
+            entries.sort();
+            for entry in entries {
+                match self.add(&path.join(&entry), &name.join(&entry)) {
+                    // A tree that is in use loses files while it is read.
+                    Err(FilesError::Read { reason, .. })
+                        if reason.kind() == io::ErrorKind::NotFound => {}
+                    result => result?,
+                }
+            }
+            return Ok(());
+        }
+        if kind.is_symlink() {
+            let target = fs::read_link(path).map_err(read)?;
+            return self.append_link(&mut header, name, &target);
+        }
+        if kind.is_socket() {
+            return Ok(());
+        }
+        if metadata.nlink() > 1 {
+            let identity = (metadata.dev(), metadata.ino());
+            if let Some(first) = self.links.get(&identity).cloned() {
+                header.set_entry_type(EntryType::Link);
+                header.set_size(0);
+                return self.append_link(&mut header, name, &first);
+            }
+            self.links.insert(identity, name.to_owned());
+        }
+        if kind.is_file() {
+            let file = File::open(path).map_err(read)?;
+            // A file that grows or shrinks meanwhile keeps the length of its header.
+            let data = file.chain(io::repeat(0)).take(metadata.len());
+            return self.append(&mut header, name, data);
+        }
+        let device = |number: fn(u64) -> u32| number(metadata.rdev());
+        header
+            .set_device_major(device(rustix::fs::major))
+            .map_err(read)?;
+        header
+            .set_device_minor(device(rustix::fs::minor))
+            .map_err(read)?;
+        self.append(&mut header, name, io::empty())
+    }
+
+    fn append(
+        &mut self,
+        header: &mut Header,
+        name: &Path,
+        data: impl Read,
+    ) -> Result<(), FilesError> {
+        let appended = self.builder.append_data(header, name, data);
+        appended.map_err(|reason| append_failed(name, reason))
+    }
+
+    fn append_link(
+        &mut self,
+        header: &mut Header,
+        name: &Path,
+        target: &Path,
+    ) -> Result<(), FilesError> {
+        let appended = self.builder.append_link(header, name, target);
+        appended.map_err(|reason| append_failed(name, reason))
+    }
+}
+
+fn append_failed(name: &Path, reason: io::Error) -> FilesError {
+    match reason.kind() {
+        io::ErrorKind::BrokenPipe => FilesError::Gone,
+        _ => FilesError::Read {
+            path: name.to_owned(),
+            reason,
+        },
+    }
+}
+
+/// Unpacks an archive below `target`. Blocks.
+///
+/// # Errors
+/// The archive is broken, wants out, or cannot be written. What was unpacked before stays.
+pub fn unpack(target: &Path, pieces: mpsc::Receiver<io::Result<Bytes>>) -> Result<(), FilesError> {
+    fs::create_dir_all(target).map_err(|reason| FilesError::Target {
+        path: target.to_owned(),
+        reason,
+    })?;
+    let mut archive = Archive::new(PieceReader {
+        pieces,
+        piece: Bytes::new(),
+    });
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_mtime(true);
+    archive.set_preserve_ownerships(geteuid().is_root());
+    archive.set_unpack_xattrs(geteuid().is_root());
+    archive.set_overwrite(true);
+    let broken = |error: io::Error| FilesError::Archive(in_full(&error));
+    let mut directories = Vec::new();
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if !stays_below(&entry.path().map_err(broken)?) {
+            return Err(FilesError::Escape(name));
+        }
+        if entry.header().entry_type() == EntryType::Directory {
+            // Their modes and times come last: they would keep files out, or be changed.
+            directories.push(entry);
+        } else {
+            put(&mut entry, target, &name)?;
+        }
+    }
+    directories.sort_by(|left, right| right.path_bytes().cmp(&left.path_bytes()));
+    for mut directory in directories {
+        let name = String::from_utf8_lossy(&directory.path_bytes()).into_owned();
+        put(&mut directory, target, &name)?;
+    }
+    // Archives are padded; whoever sends one expects all of it to be taken.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(broken)?;
+    Ok(())
+}
+
+fn put(entry: &mut tar::Entry<'_, impl Read>, target: &Path, name: &str) -> Result<(), FilesError> {
+    let unpack = |reason: String| FilesError::Unpack {
+        name: name.to_owned(),
+        reason,
+    };
+    if entry.header().entry_type() == EntryType::Link {
+        // The library replaces files and symbolic links that are in the way, but not for a
+        // hard link.
+        let path = entry.path().map_err(|error| unpack(in_full(&error)))?;
+        make_way(target, &path).map_err(|error| unpack(in_full(&error)))?;
+    }
+    match entry.unpack_in(target) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(FilesError::Escape(name.to_owned())),
+        Err(error) => Err(unpack(in_full(&error))),
+    }
+}
+
+/// Removes the file at `path` below `target`, if there is one and no link leads out.
+fn make_way(target: &Path, path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    match target.join(parent).canonicalize() {
+        Ok(parent) if parent.starts_with(target.canonicalize()?) => {
+            match fs::remove_file(parent.join(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            }
+        }
+        // The library refuses the one, and makes the other.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn stays_below(path: &Path) -> bool {
+    path.components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+/// The tar library wraps what the system said.
+fn in_full(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.get_ref().and_then(|error| error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Sends what is written in pieces.
+struct PieceWriter {
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    buffer: BytesMut,
+}
+
+impl Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() + bytes.len() > PIECE {
+            self.flush()?;
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let piece = self.buffer.split().freeze();
+        self.pieces
+            .blocking_send(Ok(piece))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Reads what comes in pieces.
+struct PieceReader {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let length = self.piece.len().min(buffer.len());
+        self.piece.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn packed(path: &Path) -> Vec<u8> {
+        let (sender, mut receiver) = mpsc::channel(1000);
+        pack(path, sender).unwrap();
+        let mut bytes = Vec::new();
+        while let Ok(piece) = receiver.try_recv() {
+            bytes.extend_from_slice(&piece.unwrap());
+        }
+        bytes
+    }
+
+    fn unpacked(target: &Path, archive: &[u8]) -> Result<(), FilesError> {
+        let (sender, receiver) = mpsc::channel(1000);
+        for piece in archive.chunks(1000) {
+            sender.try_send(Ok(Bytes::copy_from_slice(piece))).unwrap();
+        }
+        drop(sender);
+        unpack(target, receiver)
+    }
+
+    #[test]
+    fn a_tree_survives_the_way_out_and_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let tree = directory.path().join("tree");
+        let long = "n".repeat(150);
+        fs::create_dir_all(tree.join("sub/read-only")).unwrap();
+        fs::write(tree.join(&long), "long").unwrap();
+        fs::write(tree.join("sub/run"), vec![7; 200_000]).unwrap();
+        fs::set_permissions(tree.join("sub/run"), PermissionsExt::from_mode(0o4751)).unwrap();
+        fs::hard_link(tree.join("sub/run"), tree.join("sub/second")).unwrap();
+        symlink("/no/where", tree.join("link")).unwrap();
+        fs::write(tree.join("sub/read-only/file"), "x").unwrap();
+        fs::set_permissions(tree.join("sub/read-only"), PermissionsExt::from_mode(0o555)).unwrap();
+
+        let target = directory.path().join("new/target");
+        unpacked(&target, &packed(&tree)).unwrap();
+        let copy = target.join("tree");
+        assert_eq!(fs::read_to_string(copy.join(&long)).unwrap(), "long");
+        let run = fs::metadata(copy.join("sub/run")).unwrap();
+        assert_eq!(
+            (run.len(), run.mode() & 0o7777, run.nlink()),
+            (200_000, 0o4751, 2)
+        );
+        assert_eq!(
+            run.mtime(),
+            fs::metadata(tree.join("sub/run")).unwrap().mtime()
+        );
+        assert_eq!(
+            fs::read_link(copy.join("link")).unwrap(),
+            Path::new("/no/where")
+        );
+        let read_only = fs::metadata(copy.join("sub/read-only")).unwrap();
+        assert_eq!(read_only.mode() & 0o7777, 0o555);
+        // Again over itself, as a second copy of a workspace does.
+        unpacked(&target, &packed(&tree)).unwrap();
+    }
+
+    #[test]
+    fn no_entry_gets_out_of_the_target() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("target");
+        let outside = directory.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        let entry = |name: &str| {
+            let mut header = Header::new_gnu();
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_size(1);
+            header.set_mode(0o644);
+            header.set_cksum();
+            header
+        };
+        for name in [
+            "../outside/evil",
+            "/tmp/../outside/evil",
+            "a/../../outside/evil",
+        ] {
+            let mut builder = Builder::new(Vec::new());
+            builder.append(&entry(name), &b"x"[..]).unwrap();
+            let error = unpacked(&target, &builder.into_inner().unwrap()).unwrap_err();
+            assert!(matches!(error, FilesError::Escape(_)), "{name}: {error}");
+        }
+        // Through a link that the archive itself brings.
+        let mut builder = Builder::new(Vec::new());
+        let mut link = Header::new_gnu();
+        link.set_entry_type(EntryType::Symlink);
+        link.set_size(0);
+        builder.append_link(&mut link, "way", &outside).unwrap();
+        builder.append(&entry("way/evil"), &b"x"[..]).unwrap();
+        assert!(unpacked(&target, &builder.into_inner().unwrap()).is_err());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_short_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("file"), vec![1; 5000]).unwrap();
+        let archive = packed(&directory.path().join("file"));
+        let error = unpacked(&directory.path().join("target"), &archive[..3000]).unwrap_err();
+        assert!(!error.to_string().is_empty());
+    }
+}

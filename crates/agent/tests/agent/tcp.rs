@@ -1,0 +1,50 @@
+//! Claims about connections to ports in the guest.
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::process::TestAgent;
+
+#[tokio::test]
+async fn bytes_go_to_a_port_and_back_until_either_side_ends() {
+    let agent = TestAgent::start().await;
+    let mut client = agent.connect().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut input = Vec::new();
+        stream.read_to_end(&mut input).await.unwrap();
+        stream.write_all(&input).await.unwrap();
+        stream.write_all(b" and back").await.unwrap();
+    });
+    let (input, response) = client
+        .stream(&format!("/v1/tcp?addr=localhost:{port}"))
+        .await;
+    assert_eq!(response.status(), StatusCode::OK);
+    input.send(Bytes::from_static(b"there")).await.unwrap();
+    drop(input);
+    let output = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(output, "there and back");
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_that_nobody_listens_on_is_a_bad_gateway() {
+    let agent = TestAgent::start().await;
+    let mut client = agent.connect().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let (status, body) = client
+        .call("POST", &format!("/v1/tcp?addr=127.0.0.1:{port}"), "")
+        .await;
+    assert_eq!(status, StatusCode::BAD_GATEWAY);
+    assert!(
+        String::from_utf8_lossy(&body).contains("refused"),
+        "{body:?}"
+    );
+}
