@@ -20,9 +20,10 @@ const FIRST_REPEAT: Duration = Duration::from_secs(1);
 /// How long a machine whose link has closed may take to end.
 const END_LIMIT: Duration = Duration::from_secs(2);
 /// What one stream may receive before its reader has taken it.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
-/// What all streams together may receive before their readers have taken it.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// What all streams together may receive before their readers have taken it: as much as
+/// HTTP/2 allows, because a few readers that stand still would else hold up all others.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Number of lines of the console that an error shows.
 const CONSOLE_LINES: usize = 12;
 

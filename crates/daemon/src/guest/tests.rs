@@ -14,7 +14,7 @@ use banger_proto::size::ByteSize;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{ConnectError, Guest, GuestStream, connect};
+use super::{ConnectError, Guest, GuestStream, RequestError, connect};
 
 /// Longest wait for anything in here.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -241,6 +241,24 @@ async fn a_large_stream_passes_unchanged_both_ways() {
 }
 
 #[tokio::test]
+async fn readers_that_stand_still_hold_up_nobody_else() {
+    let lab = lab_or_skip!();
+    let guest = lab.connect().await;
+    let mut still = Vec::new();
+    for _ in 0..24 {
+        let mut stream = guest.exec();
+        start(&mut stream, &["head", "-c", "4M", "/dev/zero"], false).await;
+        in_time(stream.read_u8()).await.unwrap();
+        still.push(stream);
+    }
+    let mut stream = guest.exec();
+    start(&mut stream, &["head", "-c", "2M", "/dev/zero"], false).await;
+    let last = frames(&mut stream).await.pop();
+    assert_eq!(last, Some(Frame::Exit(ExitStatus::Code(0))));
+    lab.end().await;
+}
+
+#[tokio::test]
 async fn a_command_that_cannot_run_is_refused_with_its_reason() {
     let lab = lab_or_skip!();
     let guest = lab.connect().await;
@@ -276,6 +294,93 @@ async fn what_the_agent_refuses_is_an_error_with_its_words() {
         .unwrap();
     let error = in_time(stream.read_u8()).await.unwrap_err();
     assert!(error.to_string().contains("first frame"), "{error}");
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_tree_of_files_goes_out_and_in_unchanged() {
+    let lab = lab_or_skip!();
+    let guest = lab.connect().await;
+    let (from, to) = (
+        lab.directory.path().join("from ä&b"),
+        lab.directory.path().join("to"),
+    );
+    std::fs::create_dir_all(from.join("deep")).unwrap();
+    std::fs::create_dir(&to).unwrap();
+    let content: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[0]).collect();
+    std::fs::write(from.join("deep/file"), &content).unwrap();
+    std::fs::set_permissions(from.join("deep/file"), PermissionsExt::from_mode(0o750)).unwrap();
+
+    let files = guest.read_files(from.to_str().unwrap()).await.unwrap();
+    in_time(guest.write_files(to.to_str().unwrap(), files))
+        .await
+        .unwrap();
+    let copy = [to.join("deep/file"), to.join("from ä&b/deep/file")];
+    let copy = copy.iter().find(|path| path.exists()).unwrap();
+    assert!(std::fs::read(copy).unwrap() == content);
+    let mode = std::fs::metadata(copy).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o750);
+
+    let error = guest
+        .read_files("/nonexistent")
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        matches!(error, RequestError::Refused { status: 404, .. }),
+        "{error:?}"
+    );
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn files_that_break_off_are_an_error_and_not_a_shorter_tree() {
+    let lab = lab_or_skip!();
+    let guest = lab.connect().await;
+    let files = futures_util::stream::iter([
+        Ok(Bytes::from_static(&[0; 100])),
+        Err(std::io::Error::other("the client is gone")),
+    ]);
+    let target = lab.directory.path().to_str().unwrap();
+    let written = in_time(guest.write_files(target, files)).await;
+    assert!(written.is_err(), "{written:?}");
+    guest.health().await.unwrap();
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_tcp_connection_passes_bytes_and_its_end_and_a_refused_one_says_so() {
+    let lab = lab_or_skip!();
+    let guest = lab.connect().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        stream.read_to_end(&mut request).await.unwrap();
+        request.reverse();
+        stream.write_all(&request).await.unwrap();
+    });
+    let mut stream = in_time(guest.tcp(&address)).await.unwrap();
+    stream.write_all(b"abc").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    in_time(stream.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"cba");
+    server.await.unwrap();
+    let error = in_time(guest.tcp(&address)).await.unwrap_err();
+    assert!(matches!(error, RequestError::Refused { .. }), "{error:?}");
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_guest_tells_what_it_uses() {
+    let lab = lab_or_skip!();
+    let stats = lab.connect().await.stats().await.unwrap();
+    assert!(
+        stats.processes > 0 && stats.memory_total.is_some(),
+        "{stats:?}"
+    );
     lab.end().await;
 }
 
