@@ -34,6 +34,15 @@ impl Verbosity {
     }
 }
 
+/// How much of an operation is worth a line where nothing can move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// Its stages and long steps.
+    Stages,
+    /// That it goes on: it is one of several.
+    Title,
+}
+
 /// The progress of all operations of one command.
 #[derive(Debug)]
 pub(crate) struct Display {
@@ -53,13 +62,16 @@ impl Display {
     }
 
     /// Begins to show one operation; `title` says what it does, such as ``creating `a` ``.
-    pub(crate) fn operation(&self, title: &str) -> Progress {
+    pub(crate) fn operation(&self, title: &str, detail: Detail) -> Progress {
         match (&self.bars, self.verbosity) {
             (_, Verbosity::Quiet) => Progress::Silent,
             (Some(bars), _) => Progress::Live(Live::new(bars.clone(), title)),
             (None, _) => {
                 self.ui.note(title);
-                Progress::Lines(self.ui, Lines::default())
+                match detail {
+                    Detail::Stages => Progress::Lines(self.ui, Lines::default()),
+                    Detail::Title => Progress::Silent,
+                }
             }
         }
     }

@@ -42,12 +42,8 @@ impl Settings {
         Ok(client)
     }
 
-    /// The daemon, if one runs.
+    /// The daemon, if one runs, of whatever version.
     pub(crate) async fn connect_if_running(&self) -> Result<Option<Client>, Failure> {
-        match Client::connect(self.paths.socket()).await {
-            Ok(client) => Ok(Some(client)),
-            Err(error) if error.nobody_listens() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(launch::connect_if_running(&self.paths.socket()).await?)
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use banger_proto::exit;
+use banger_proto::error::ApiError;
 
 use crate::failure::Outcome;
 use crate::render::error::error_text;
@@ -49,7 +49,7 @@ impl Ui {
     }
 
     /// Says that something did not work.
-    pub(crate) fn error(&self, error: &banger_proto::error::ApiError) {
+    pub(crate) fn error(&self, error: &ApiError) {
         self.say(error_text(error, self.style).trim_end());
     }
 
@@ -65,7 +65,6 @@ impl Ui {
                 failure.status.unwrap_or(otherwise)
             }
         };
-        debug_assert!(otherwise != exit::USAGE, "usage is refused by the parser");
         ExitCode::from(status)
     }
 

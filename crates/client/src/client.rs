@@ -36,15 +36,25 @@ impl Client {
     /// [`ClientError::Connect`] if nobody listens, [`ClientError::OtherApi`] if the daemon is
     /// too old or too new.
     pub async fn connect(socket: impl Into<PathBuf>) -> Result<Self, ClientError> {
-        let transport = Transport::new(socket.into());
-        let daemon: Version = transport.json(Call::get("/v1/version")).await?;
-        if daemon.api != API {
-            return Err(ClientError::OtherApi {
-                daemon: daemon.version,
-                api: daemon.api,
+        let client = Self::connect_to_any(socket).await?;
+        match client.daemon.api {
+            API => Ok(client),
+            api => Err(ClientError::OtherApi {
+                daemon: client.daemon.version,
+                api,
                 ours: API,
-            });
+            }),
         }
+    }
+
+    /// As [`Client::connect`], also to a daemon of another API. What all versions share is
+    /// [`Client::daemon_status`] and [`Client::stop_daemon`].
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`] if nobody listens.
+    pub async fn connect_to_any(socket: impl Into<PathBuf>) -> Result<Self, ClientError> {
+        let transport = Transport::new(socket.into());
+        let daemon = transport.json(Call::get("/v1/version")).await?;
         Ok(Self { transport, daemon })
     }
 

@@ -94,6 +94,24 @@ impl ClientError {
         }
     }
 
+    /// Whether the daemon ended while it was asked, as it does when it is stopped or killed.
+    pub fn daemon_went_away(&self) -> bool {
+        match self {
+            Self::Transport { source, .. } => {
+                let reset = std::error::Error::source(source)
+                    .and_then(|source| source.downcast_ref::<io::Error>())
+                    .is_some_and(|error| {
+                        matches!(
+                            error.kind(),
+                            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                        )
+                    });
+                reset || source.is_incomplete_message() || source.is_canceled()
+            }
+            _ => false,
+        }
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -1,12 +1,12 @@
 //! Starts the daemon where none runs.
 //!
 //! ```text
-//! connect ──answers──────────────────────────────────────────────▶ Client
-//!    │ nobody listens
-//!    ▼
-//! bangerd, detached ──{"ready":true}──▶ connect ─────────────────▶ Client
-//!    ├──{"error": already running}──▶ another one starts it: connect until it answers
-//!    └──{"error": ...}───────────────▶ that error
+//! connect ──answers──────────────────────────────────────▶ Client
+//!  ▲  │ nobody listens
+//!  │  ▼
+//!  │ bangerd, detached ──{"ready":true}──▶ connect ──────▶ Client
+//!  │  │        └─────────{"error": ...}──────────────────▶ that error
+//!  └──┘ {"error": already running}: another one is on its way, in or out
 //! ```
 //!
 //! `bangerd` writes one JSON line to its standard output when it serves the socket or has
@@ -29,6 +29,11 @@ use crate::error::ClientError;
 
 /// How long a daemon may take until it serves its socket: it first adopts the VMs that run.
 pub const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long a daemon may take to end once it takes connections and does not answer them.
+const ENDING_LIMIT: Duration = Duration::from_secs(2);
+/// How long another daemon may take to serve its socket before we see whether it still runs,
+/// by starting one again.
+const ANOTHER_LIMIT: Duration = Duration::from_secs(3);
 /// Longest first line of the daemon.
 const LINE_MAX: u64 = 64 << 10;
 
@@ -93,19 +98,42 @@ impl From<LaunchError> for ApiError {
 /// No daemon serves the socket within [`READY_LIMIT`], with the daemon's own reason where it
 /// gave one.
 pub async fn connect_or_start(socket: &Path, program: &Path) -> Result<Client, LaunchError> {
-    match Client::connect(socket).await {
+    match connect(socket).await {
         Err(error) if error.nobody_listens() => {}
         result => return Ok(result?),
     }
     let deadline = Instant::now() + READY_LIMIT;
-    match timeout_at(deadline, start(program)).await {
-        Err(_) => Err(LaunchError::Timeout {
-            program: program.to_owned(),
-            limit: READY_LIMIT,
-        }),
-        Ok(Ok(Started::Ready)) => Ok(Client::connect(socket).await?),
-        Ok(Ok(Started::AnotherOne)) => connect_until(socket, deadline).await,
-        Ok(Err(error)) => Err(error),
+    loop {
+        let started = timeout_at(deadline, start(program)).await;
+        match started.unwrap_or_else(|_| Err(timed_out(program)))? {
+            Started::Ready => return Ok(connect(socket).await?),
+            Started::AnotherOne => {}
+        }
+        match connect_soon(socket).await {
+            Err(error) if error.nobody_listens() && Instant::now() < deadline => {}
+            Err(error) if error.nobody_listens() => return Err(timed_out(program)),
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn timed_out(program: &Path) -> LaunchError {
+    LaunchError::Timeout {
+        program: program.to_owned(),
+        limit: READY_LIMIT,
+    }
+}
+
+/// Connects to the daemon on `socket` if there is one, of whatever API; see
+/// [`Client::connect_to_any`].
+///
+/// # Errors
+/// There is one and it does not answer as it should.
+pub async fn connect_if_running(socket: &Path) -> Result<Option<Client>, ClientError> {
+    let connect = || Client::connect_to_any(socket);
+    match retry(connect, ENDING_LIMIT, ClientError::daemon_went_away).await {
+        Err(error) if error.nobody_listens() => Ok(None),
+        result => result.map(Some),
     }
 }
 
@@ -114,7 +142,8 @@ pub async fn connect_or_start(socket: &Path, program: &Path) -> Result<Client, L
 enum Started {
     /// The one that was started, and it does.
     Ready,
-    /// One that another client started at the same time, maybe not yet.
+    /// One that another client started at the same time and that maybe serves it soon, or one
+    /// that is just ending.
     AnotherOne,
 }
 
@@ -162,17 +191,34 @@ fn is_already_running(error: &ApiError) -> bool {
     error.kind == ErrorKind::Conflict && error.to_string().contains("already running")
 }
 
-/// Waits for a daemon that somebody else started. There is no event to await: the socket's
-/// file appears before it is listened on, and a stale one may be there all along.
-async fn connect_until(socket: &Path, deadline: Instant) -> Result<Client, LaunchError> {
+/// Connects. A daemon that is ending may still accept and then say nothing: then there is
+/// none, which the next attempt finds.
+async fn connect(socket: &Path) -> Result<Client, ClientError> {
+    let connect = || Client::connect(socket);
+    retry(connect, ENDING_LIMIT, ClientError::daemon_went_away).await
+}
+
+/// Waits a little for a daemon that somebody else started. There is no event to await: the
+/// socket's file appears before it is listened on, and a stale one may be there all along.
+async fn connect_soon(socket: &Path) -> Result<Client, ClientError> {
+    let not_yet = |error: &ClientError| error.nobody_listens() || error.daemon_went_away();
+    retry(|| Client::connect(socket), ANOTHER_LIMIT, not_yet).await
+}
+
+async fn retry(
+    connect: impl AsyncFn() -> Result<Client, ClientError>,
+    limit: Duration,
+    is_worth_it: impl Fn(&ClientError) -> bool,
+) -> Result<Client, ClientError> {
+    let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(5);
     loop {
-        match Client::connect(socket).await {
-            Err(error) if error.nobody_listens() && Instant::now() < deadline => {
+        match connect().await {
+            Err(error) if is_worth_it(&error) && Instant::now() < deadline => {
                 sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_millis(200));
             }
-            result => return Ok(result?),
+            result => return result,
         }
     }
 }

@@ -297,6 +297,28 @@ async fn a_log_is_read_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_daemon_of_another_api_can_only_be_looked_at_and_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("d.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer =
+                "HTTP/1.1 200 OK\r\ncontent-length: 29\r\n\r\n{\"version\":\"9.0.0\",\"api\":7  }";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+        }
+    });
+    let error = Client::connect(&socket).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "bangerd 9.0.0 speaks version 7 of the API, and this client version 1"
+    );
+    let client = Client::connect_to_any(&socket).await.unwrap();
+    client.stop_daemon().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_socket_that_nobody_listens_on_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("d.sock");

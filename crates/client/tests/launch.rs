@@ -41,6 +41,36 @@ async fn a_daemon_that_dies_without_a_word_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_is_ending_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("d.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    // It takes one connection, and is gone before it answers.
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        drop(stream);
+    });
+    let program = program(directory.path(), "echo started > ${0%/*}/started");
+    let error = connect_or_start(&socket, &program).await.unwrap_err();
+    assert!(matches!(error, LaunchError::Mute { .. }), "{error:?}");
+    assert!(directory.path().join("started").exists());
+}
+
+#[tokio::test]
+async fn a_daemon_that_ends_while_another_starts_is_replaced_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = r#"{"error":{"kind":"conflict","message":"bangerd is already running"}}"#;
+    let script =
+        format!("d=${{0%/*}}; [ -e $d/once ] && exit 1; echo > $d/once; echo '{json}'; exit 1");
+    let program = program(directory.path(), &script);
+    let socket = directory.path().join("d.sock");
+    let error = connect_or_start(&socket, &program).await.unwrap_err();
+    // The second attempt is the one that failed.
+    assert!(matches!(error, LaunchError::Mute { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_missing_program_says_where_to_put_it() {
     let directory = tempfile::tempdir().unwrap();
     let error = connect_or_start(

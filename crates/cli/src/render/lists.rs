@@ -5,7 +5,7 @@ use banger_proto::size::ByteSize;
 use jiff::Timestamp;
 
 use crate::render::table::Table;
-use crate::render::time::age;
+use crate::render::time::{age, moment};
 
 /// The table of `image list`.
 pub(crate) fn image_table(images: &[Image], now: Timestamp) -> String {
@@ -44,12 +44,11 @@ pub(crate) fn kernel_table(kernels: &[Kernel], now: Timestamp) -> String {
 /// The lines of `daemon status`.
 pub(crate) fn daemon_text(status: &DaemonStatus, now: Timestamp) -> String {
     format!(
-        "version  {}\npid      {}\nnode     {}\nstarted  {} ({})\nsocket   {}\nstate    {}\nVMs      {}, {} running\n",
+        "version  {}\npid      {}\nnode     {}\nstarted  {}\nsocket   {}\nstate    {}\nVMs      {}, {} running\n",
         status.version,
         status.pid,
         status.node,
-        status.started_at,
-        age(&status.started_at, now),
+        moment(&status.started_at, now),
         status.socket,
         status.state_dir,
         status.vms,

@@ -18,6 +18,18 @@ pub(crate) fn age(time: &str, now: Timestamp) -> String {
     }
 }
 
+/// An RFC 3339 time to the second, and how long ago it was; the text itself if it is none.
+pub(crate) fn moment(time: &str, now: Timestamp) -> String {
+    match time.parse::<Timestamp>() {
+        Ok(then) => format!(
+            "{} ({})",
+            then.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            age(time, now)
+        ),
+        Err(_) => time.to_owned(),
+    }
+}
+
 /// How long something took, such as `12 ms`, `3.4 s` or `2 min 5 s`.
 pub(crate) fn took(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -45,6 +57,16 @@ mod tests {
         ] {
             assert_eq!(age(time, now), text, "{time}");
         }
+    }
+
+    #[test]
+    fn moments_are_to_the_second() {
+        let now: Timestamp = "2026-03-02T12:00:00Z".parse().unwrap();
+        assert_eq!(
+            moment("2026-03-02T11:00:00.123456789Z", now),
+            "2026-03-02T11:00:00Z (59 min ago)"
+        );
+        assert_eq!(moment("yesterday", now), "yesterday");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! VMs as a table, and one VM in full.
 
-use banger_proto::api::{Vm, VmState};
+use banger_proto::api::{StageTime, Vm, VmState};
 use jiff::Timestamp;
 
 use crate::render::error::error_text;
 use crate::render::style::Style;
 use crate::render::table::Table;
-use crate::render::time::age;
+use crate::render::time::{age, moment};
 
 /// The table of `vm list` and `vm ps`.
 pub(crate) fn vm_table(vms: &[Vm], now: Timestamp) -> String {
@@ -67,14 +67,15 @@ pub(crate) fn vm_text(vm: &Vm, now: Timestamp, style: Style) -> String {
             "deleted when the client that made it goes".into(),
         ));
     }
-    let time = |time: &str| format!("{time} ({})", age(time, now));
-    facts.push(("created", time(&vm.created_at)));
+    facts.push(("created", moment(&vm.created_at, now)));
     facts.extend(
         vm.started_at
             .iter()
-            .map(|started| ("started", time(started))),
+            .map(|started| ("started", moment(started, now))),
     );
-    facts.extend(vm.stages.iter().map(|stage| {
+    let mut stages: Vec<&StageTime> = vm.stages.iter().collect();
+    stages.sort_by(|a, b| a.begin_ms.total_cmp(&b.begin_ms));
+    facts.extend(stages.into_iter().map(|stage| {
         let (begin, took) = (stage.begin_ms, stage.took_ms);
         (
             "stage",
@@ -104,7 +105,7 @@ fn state(state: VmState, style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_proto::api::{EngineKind, StageTime};
+    use banger_proto::api::EngineKind;
     use banger_proto::error::{ApiError, ErrorKind};
     use banger_proto::size::ByteSize;
 

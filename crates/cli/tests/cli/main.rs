@@ -9,4 +9,5 @@ mod guest;
 mod lifecycle;
 mod pipes;
 mod process;
+mod real;
 mod terminal;

@@ -16,12 +16,12 @@ use crate::daemon::{Daemon, Deed, LIMIT};
 use crate::process::{Running, banger};
 
 /// A terminal, and a command in it.
-struct Terminal {
+pub struct Terminal {
     keyboard: File,
     /// Kept open, so that the terminal's modes can be looked at when the command has ended.
     screen: OwnedFd,
     seen: String,
-    running: Running,
+    pub running: Running,
 }
 
 impl Terminal {
@@ -31,7 +31,7 @@ impl Terminal {
         Self::of(command)
     }
 
-    fn of(mut command: Command) -> Self {
+    pub fn of(mut command: Command) -> Self {
         let master =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
@@ -61,12 +61,12 @@ impl Terminal {
         }
     }
 
-    fn type_in(&mut self, text: &[u8]) {
+    pub fn type_in(&mut self, text: &[u8]) {
         self.keyboard.write_all(text).unwrap();
     }
 
     /// Waits until the screen has shown this, from where the last such wait ended.
-    fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
         let deadline = Instant::now() + LIMIT;
         loop {
             if let Some(place) = self.seen.find(text) {
@@ -88,12 +88,16 @@ impl Terminal {
         }
     }
 
+    pub fn resize(&self, columns: u16, rows: u16) {
+        resize(&self.keyboard, columns, rows);
+    }
+
     fn is_raw(&self) -> bool {
         let modes = tcgetattr(&self.screen).unwrap().local_modes;
         !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
-    fn is_cooked(&self) -> bool {
+    pub fn is_cooked(&self) -> bool {
         let modes = tcgetattr(&self.screen).unwrap().local_modes;
         modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
@@ -140,9 +144,9 @@ fn a_new_size_reaches_the_guest() {
     let daemon = Daemon::start();
     let mut terminal = Terminal::start(&daemon, &["vm", "exec", "calm-otter", "--", "tty"]);
     terminal.expect("ready");
-    resize(&terminal.keyboard, 120, 40);
+    terminal.resize(120, 40);
     terminal.expect("size 120x40");
-    resize(&terminal.keyboard, 60, 20);
+    terminal.resize(60, 20);
     terminal.expect("size 60x20");
     terminal.type_in(b"q");
     assert_eq!(terminal.running.status(), Some(5));

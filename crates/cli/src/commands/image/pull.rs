@@ -12,7 +12,7 @@ use crate::complete;
 use crate::failure::Outcome;
 use crate::follow;
 use crate::output::print_json;
-use crate::progress::{Display, Verbosity};
+use crate::progress::{Detail, Display, Verbosity};
 use crate::render::time::took;
 use crate::settings::Settings;
 use crate::signals::Signals;
@@ -41,7 +41,8 @@ impl Pull {
         let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));
         let began = Instant::now();
         let operation = client.pull_image(&self.image).await?;
-        let progress = display.operation(&format!("getting image `{}`", self.image));
+        let progress =
+            display.operation(&format!("getting image `{}`", self.image), Detail::Stages);
         follow::or_call_off(&client, &operation, progress, &mut signals).await?;
         display.note(&format!(
             "image `{}` is here after {}",

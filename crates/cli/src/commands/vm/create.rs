@@ -15,7 +15,7 @@ use crate::complete;
 use crate::failure::{Failure, Outcome};
 use crate::follow;
 use crate::output::{print, print_json};
-use crate::progress::{Display, Verbosity};
+use crate::progress::{Detail, Display, Verbosity};
 use crate::render::time::took;
 use crate::settings::Settings;
 use crate::signals::Signals;
@@ -125,7 +125,7 @@ pub(super) async fn create(
     let key = RequestId::new();
     let operation = client.create_vm(request, Some(key.as_str())).await?;
     let name = vm_of(&operation);
-    let progress = display.operation(&format!("creating VM `{name}`"));
+    let progress = display.operation(&format!("creating VM `{name}`"), Detail::Stages);
     let operation = follow::or_call_off(client, &operation, progress, signals).await?;
     let state = if request.no_start { "created" } else { "ready" };
     display.note(&format!(

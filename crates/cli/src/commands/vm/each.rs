@@ -2,7 +2,6 @@
 
 use banger_client::{Client, ClientError};
 use banger_proto::api::Operation;
-use banger_proto::error::ApiError;
 use banger_proto::exit;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
@@ -14,7 +13,7 @@ use crate::failure::{Failure, Outcome};
 use crate::follow;
 use crate::near;
 use crate::output::print_json;
-use crate::progress::{Display, Verbosity};
+use crate::progress::{Detail, Display, Verbosity};
 use crate::settings::Settings;
 
 /// Which VMs, and how it is told.
@@ -49,8 +48,19 @@ impl Each {
         self.vms.retain(|vm| seen.insert(vm.clone()));
         let client = settings.connect().await?;
         let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));
+        let detail = match self.vms.len() {
+            1 => Detail::Stages,
+            _ => Detail::Title,
+        };
         let each = self.vms.iter().map(async |vm| {
-            let result = one(&client, vm, words, &display, &begin).await;
+            let title = format!("{} VM `{vm}`", words.going_on);
+            let result = match begin(&client, vm).await {
+                Ok(operation) => {
+                    let progress = display.operation(&title, detail);
+                    follow::to_end(&client, &operation, progress).await
+                }
+                Err(error) => Err(near::explained(&client, vm, error).await),
+            };
             match &result {
                 Ok(_) => display.note(&format!("VM `{vm}` is {}", words.done)),
                 Err(error) => display.error(error),
@@ -67,22 +77,4 @@ impl Each {
             false => Err(Failure::silent(exit::FAILURE)),
         }
     }
-}
-
-async fn one<B>(
-    client: &Client,
-    vm: &str,
-    words: Words,
-    display: &Display,
-    begin: &B,
-) -> Result<Operation, ApiError>
-where
-    B: AsyncFn(&Client, &str) -> Result<Operation, ClientError>,
-{
-    let operation = match begin(client, vm).await {
-        Ok(operation) => operation,
-        Err(error) => return Err(near::explained(client, vm, error).await),
-    };
-    let progress = display.operation(&format!("{} VM `{vm}`", words.going_on));
-    follow::to_end(client, &operation, progress).await
 }

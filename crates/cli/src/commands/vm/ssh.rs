@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use banger_proto::api::SshTarget;
+use banger_proto::api::{SshTarget, Vm, VmState};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::VmId;
 use clap::Args;
@@ -37,22 +37,29 @@ pub(crate) struct Ssh {
 impl Ssh {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let client = settings.connect().await?;
-        let asked = async {
-            let vm = client.vm(&self.vm).await?;
-            let target = client.ssh_target(vm.id.as_str()).await?;
-            Ok((vm.id, target))
-        };
-        let (id, target) = match asked.await {
-            Ok(answer) => answer,
+        let vm = match client.vm(&self.vm).await {
+            Ok(vm) => vm,
             Err(error) => return Err(near::explain(&client, &self.vm, error).await),
         };
+        if vm.state != VmState::Running {
+            return Err(not_running(&vm).into());
+        }
+        let target = client.ssh_target(vm.id.as_str()).await?;
         let own = std::env::current_exe()
             .map_err(|error| Failure::system("could not find banger's own program", &error))?;
         let mut ssh = Command::new("ssh");
-        ssh.args(ssh_options(&own, &id, &target)?).args(self.args);
+        ssh.args(ssh_options(&own, &vm.id, &target)?)
+            .args(self.args);
         // ssh takes this process's place: terminal, signals and exit status are its own.
         Err(no_ssh(&ssh.exec()))
     }
+}
+
+/// Said here, because ssh would show it among complaints of its own.
+fn not_running(vm: &Vm) -> ApiError {
+    let message = format!("VM `{}` is {}, so ssh cannot reach it", vm.name, vm.state);
+    ApiError::new(ErrorKind::Conflict, message)
+        .with_hint(format!("start it first: `banger vm start {}`", vm.name))
 }
 
 fn no_ssh(error: &std::io::Error) -> Failure {

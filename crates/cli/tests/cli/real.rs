@@ -1,0 +1,218 @@
+//! The same program with the real daemon and the real guest agent, on the engine that runs the
+//! agent as an ordinary process. They are looked for where the workspace's build puts them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use banger_proto::api::{DaemonStatus, Vm};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::daemon::LIMIT;
+use crate::process::{Running, Said, banger};
+use crate::terminal::Terminal;
+
+/// A home of its own; its daemon and VMs end with it.
+struct Home {
+    directory: tempfile::TempDir,
+    daemon: PathBuf,
+    agent: PathBuf,
+}
+
+impl Home {
+    /// `None` if the other programs are not built.
+    fn new() -> Option<Self> {
+        let built = Path::new(env!("CARGO_BIN_EXE_banger")).parent().unwrap();
+        let find = |variable: &str, name: &str| {
+            let named = std::env::var_os(variable).map(PathBuf::from);
+            named.or_else(|| Some(built.join(name)).filter(|path| path.exists()))
+        };
+        let daemon = find("BANGER_DAEMON_BIN", "bangerd");
+        let agent = find("BANGER_AGENT_BIN", "banger-vsock-agent");
+        let (Some(daemon), Some(agent)) = (daemon, agent) else {
+            eprintln!(
+                "skipped: bangerd and banger-vsock-agent are not in {}",
+                built.display()
+            );
+            return None;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("config");
+        std::fs::create_dir(&config).unwrap();
+        std::fs::write(config.join("config.toml"), "vmm = \"fake\"\n").unwrap();
+        Some(Self {
+            directory,
+            daemon,
+            agent,
+        })
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = banger(self.directory.path(), words);
+        command
+            .env("BANGER_DAEMON_BIN", &self.daemon)
+            .env("BANGER_AGENT_BIN", &self.agent)
+            .env("BANGER_TEST_FAKE", "1")
+            .env("TERM", "vt220");
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Said {
+        Running::start(self.command(words)).wait()
+    }
+
+    fn vms(&self) -> Vec<Vm> {
+        let said = self.run(&["vm", "list", "--json"]);
+        serde_json::from_slice(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"))
+    }
+
+    /// Waits until the daemon has deleted what it has to.
+    fn wait_for_no_vms(&self) {
+        let deadline = std::time::Instant::now() + LIMIT;
+        while !self.vms().is_empty() {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "VMs stay: {:?}",
+                self.vms()
+            );
+        }
+    }
+
+    fn daemon_pid(&self) -> Pid {
+        let said = self.run(&["daemon", "status", "--json"]);
+        let status: DaemonStatus = serde_json::from_slice(&said.stdout).unwrap();
+        Pid::from_raw(status.pid.cast_signed()).unwrap()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let names = self.run(&["vm", "list", "--quiet"]);
+        for name in String::from_utf8_lossy(&names.stdout).lines() {
+            self.run(&["vm", "delete", name]);
+        }
+        self.run(&["daemon", "stop"]);
+    }
+}
+
+#[test]
+fn a_first_command_starts_everything_it_needs() {
+    let Some(home) = Home::new() else { return };
+    let said = home.run(&[
+        "vm",
+        "run",
+        "--quiet",
+        "--rm",
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 3",
+    ]);
+    assert_eq!(
+        (said.status, said.stdout(), said.stderr.as_str()),
+        (Some(3), "out\n", "err\n")
+    );
+    home.wait_for_no_vms();
+}
+
+#[test]
+fn commands_at_once_start_one_daemon() {
+    let Some(home) = Home::new() else { return };
+    let commands: Vec<Running> = (0..6)
+        .map(|_| Running::start(home.command(&["vm", "list", "--quiet"])))
+        .collect();
+    for command in commands {
+        let said = command.wait();
+        assert_eq!((said.status, said.stderr.as_str()), (Some(0), ""));
+    }
+}
+
+#[test]
+fn the_daemons_death_ends_no_vm() {
+    let Some(home) = Home::new() else { return };
+    assert_eq!(
+        home.run(&["vm", "create", "-q", "--name", "a"]).status,
+        Some(0)
+    );
+    kill_process(home.daemon_pid(), Signal::KILL).unwrap();
+    let said = home.run(&["vm", "exec", "a", "--", "echo", "still here"]);
+    assert_eq!(
+        (said.status, said.stdout(), said.stderr.as_str()),
+        (Some(0), "still here\n", "")
+    );
+    let said = home.run(&["daemon", "restart"]);
+    assert_eq!(said.status, Some(0), "{said:?}");
+    assert_eq!(home.run(&["vm", "exec", "a", "--", "true"]).status, Some(0));
+}
+
+#[test]
+fn rm_deletes_the_vm_when_banger_is_killed() {
+    let Some(home) = Home::new() else { return };
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::KILL] {
+        let words = [
+            "vm",
+            "run",
+            "-q",
+            "--rm",
+            "--",
+            "sh",
+            "-c",
+            "echo up; exec sleep 100",
+        ];
+        let mut running = Running::start(home.command(&words));
+        assert_eq!(running.line(), "up\n");
+        running.signal(signal);
+        running.status();
+        home.wait_for_no_vms();
+    }
+}
+
+#[test]
+fn a_vm_stops_starts_and_goes() {
+    let Some(home) = Home::new() else { return };
+    assert_eq!(
+        home.run(&["vm", "create", "-q", "--name", "a"]).stdout(),
+        "a\n"
+    );
+    assert_eq!(home.run(&["vm", "stop", "-q", "a"]).status, Some(0));
+    let said = home.run(&["vm", "exec", "a", "--", "true"]);
+    assert_eq!(said.status, Some(125));
+    assert!(
+        said.stderr.contains("`banger vm start a`"),
+        "{}",
+        said.stderr
+    );
+    let said = home.run(&["vm", "ssh", "a"]);
+    assert_eq!(said.status, Some(125));
+    assert!(
+        said.stderr.contains("`banger vm start a`"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(home.run(&["vm", "start", "-q", "a"]).status, Some(0));
+    assert_eq!(home.run(&["vm", "exec", "a", "--", "true"]).status, Some(0));
+    assert_eq!(home.run(&["vm", "delete", "-q", "a"]).status, Some(0));
+    assert!(home.vms().is_empty());
+}
+
+#[test]
+fn a_shell_is_a_shell() {
+    let Some(home) = Home::new() else { return };
+    let mut terminal = Terminal::of(home.command(&["vm", "run", "--rm", "--", "sh", "-i"]));
+    terminal.expect("ready after");
+    terminal.type_in(b"stty size; tty\n");
+    terminal.expect("33 91");
+    terminal.expect("/dev/pts/");
+    terminal.resize(120, 40);
+    terminal.type_in(b"stty size\n");
+    terminal.expect("40 120");
+    // What prints is what sleeps, so that Ctrl-C cannot come between the two.
+    terminal.type_in(b"sh -c 'echo $((6*7)); exec sleep 100'\n");
+    terminal.expect("42\r\n");
+    terminal.type_in(b"\x03");
+    terminal.type_in(b"echo status=$?\n");
+    terminal.expect("status=130");
+    terminal.type_in(b"exit 9\n");
+    assert_eq!(terminal.running.status(), Some(9));
+    assert!(terminal.is_cooked());
+    home.wait_for_no_vms();
+}
