@@ -270,7 +270,7 @@ impl Network {
         if let Some(check) = check::missing(nat) {
             return Err(AttachError::Host(Box::new(check)));
         }
-        Ok(start::start(config).await?)
+        Ok(start::start(config, nat).await?)
     }
 
     async fn ask(&self, request: &Request) -> Result<Outcome, ControlError> {

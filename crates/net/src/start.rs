@@ -68,8 +68,8 @@ pub enum StartError {
     Failed(Failure),
 }
 
-/// Starts a holder and waits until it listens.
-pub(crate) async fn start(config: &NetworkConfig) -> Result<(), StartError> {
+/// Starts a holder and waits until it listens. With `open` it opens the way out meanwhile.
+pub(crate) async fn start(config: &NetworkConfig, open: bool) -> Result<(), StartError> {
     make_directory(&config.runtime_dir)?;
     make_directory(&config.log_dir)?;
     let log = open_log(config)?;
@@ -83,7 +83,7 @@ pub(crate) async fn start(config: &NetworkConfig) -> Result<(), StartError> {
     };
     let mut process = Command::new(program)
         .args(first)
-        .args(Arguments::Hold(place(config)).render())
+        .args(Arguments::Hold(place(config, open)).render())
         // A process that lives so long shall keep nothing of the daemon's environment.
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -143,12 +143,13 @@ pub(crate) fn sweep(config: &NetworkConfig) {
     }
 }
 
-pub(crate) fn place(config: &NetworkConfig) -> Place {
+fn place(config: &NetworkConfig, open: bool) -> Place {
     Place {
         instance: config.instance.clone(),
         bridge: config.bridge,
         runtime_dir: config.runtime_dir.clone(),
         log_dir: config.log_dir.clone(),
+        open,
     }
 }
 

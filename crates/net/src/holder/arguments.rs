@@ -9,6 +9,7 @@ const INSTANCE: &str = "--instance";
 const BRIDGE: &str = "--bridge";
 const RUNTIME_DIR: &str = "--runtime-dir";
 const LOG_DIR: &str = "--log-dir";
+const OPEN: &str = "--open";
 const PROBE: &str = "--probe";
 
 /// What a holder is started for.
@@ -28,7 +29,7 @@ impl Arguments {
             Self::Hold(place) => {
                 let (address, prefix) = place.bridge;
                 let bridge = format!("{address}/{prefix}");
-                vec![
+                let mut words: Vec<OsString> = vec![
                     INSTANCE.into(),
                     place.instance.clone().into(),
                     BRIDGE.into(),
@@ -37,7 +38,9 @@ impl Arguments {
                     place.runtime_dir.clone().into(),
                     LOG_DIR.into(),
                     place.log_dir.clone().into(),
-                ]
+                ];
+                words.extend(place.open.then(|| OPEN.into()));
+                words
             }
         }
     }
@@ -46,9 +49,14 @@ impl Arguments {
     pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
         let mut words = words.into_iter();
         let (mut instance, mut bridge, mut runtime_dir, mut log_dir) = (None, None, None, None);
+        let mut open = false;
         while let Some(option) = words.next() {
             if option == PROBE {
                 return Ok(Self::Probe);
+            }
+            if option == OPEN {
+                open = true;
+                continue;
             }
             let value = words.next();
             let value = value.ok_or_else(|| format!("{} has no value", option.display()))?;
@@ -66,6 +74,7 @@ impl Arguments {
             bridge: bridge.ok_or_else(|| missing(BRIDGE))?,
             runtime_dir: runtime_dir.ok_or_else(|| missing(RUNTIME_DIR))?,
             log_dir: log_dir.ok_or_else(|| missing(LOG_DIR))?,
+            open,
         }))
     }
 }
@@ -95,12 +104,14 @@ mod tests {
             prefix in any::<u8>(),
             runtime_dir in "/\\PC{0,30}",
             log_dir in "/\\PC{0,30}",
+            open in any::<bool>(),
         ) {
             let place = Place {
                 instance,
                 bridge: (address.into(), prefix),
                 runtime_dir: runtime_dir.into(),
                 log_dir: log_dir.into(),
+                open,
             };
             let arguments = Arguments::Hold(place);
             prop_assert_eq!(Arguments::parse(arguments.render()), Ok(arguments));

@@ -120,6 +120,8 @@ pub(crate) struct Place {
     pub(crate) bridge: (std::net::Ipv4Addr, u8),
     pub(crate) runtime_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
+    /// Whether the way out is wanted from the beginning, which saves the time of asking.
+    pub(crate) open: bool,
 }
 
 fn hold(place: &Place) -> Result<(), HolderError> {

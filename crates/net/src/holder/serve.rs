@@ -52,12 +52,15 @@ pub(super) fn serve(
         let (connection, netlink, _) =
             rtnetlink::new_connection().map_err(furnish("speak netlink"))?;
         tokio::spawn(connection);
+        let opened = way_out.watch_namespace();
+        tokio::spawn(opened.map_err(furnish("watch the namespace's routes"))?);
+        if place.open {
+            way_out.wish();
+        }
         let (links, ()) = tokio::try_join!(
             Links::furnish(netlink, instance, subnet),
             load_rules(instance, subnet),
         )?;
-        let opened = way_out.watch_namespace();
-        tokio::spawn(opened.map_err(furnish("watch the namespace's routes"))?);
         way_out
             .resolve(subnet.gateway)
             .map_err(furnish("answer DNS on the gateway"))?;

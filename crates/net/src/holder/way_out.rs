@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fs;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ use rtnetlink::packet_route::route::RouteType;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::HolderError;
 use super::log::Log;
@@ -103,14 +103,20 @@ pub(super) fn start(log: Log) -> Result<WayOut, HolderError> {
 }
 
 impl WayOut {
+    /// Begins to open the way out.
+    pub(super) fn wish(&self) {
+        // One that waits to be heard already is as good as another one.
+        let _ = self.wanted.try_send(());
+    }
+
     /// Sees to it that there is a way out, or says why there is none.
     pub(super) async fn open(&self) -> Result<(), Failure> {
         let mut state = self.state.subscribe();
-        if *state.borrow_and_update() == State::Open {
-            return Ok(());
+        match *state.borrow_and_update() {
+            State::Open => return Ok(()),
+            State::Opening => {}
+            State::Closed | State::Failed(_) => self.wish(),
         }
-        // A wish that waits already is as good as another one.
-        let _ = self.wanted.try_send(());
         let settled = async {
             while state.changed().await.is_ok() {
                 match &*state.borrow_and_update() {
@@ -172,38 +178,25 @@ struct Minder {
 
 impl Minder {
     async fn mind(mut self) {
-        // Without it a way out that failed comes back when a VM wishes for it.
+        // Without them a way out that failed comes back when a VM wishes for it.
         let mut routes = Routes::watch().ok();
-        while self.wishes.recv().await.is_some() {
-            let mut restarts = Restarts::default();
-            loop {
-                let begun = Instant::now();
-                self.state.send_replace(State::Opening);
-                let failure = self.run_pasta().await;
-                self.log.warn("there is no way out", Some(&failure));
-                self.state.send_replace(State::Failed(failure));
-                let delay = restarts.delay(begun.elapsed());
-                let wait = async {
-                    match delay {
-                        Some(delay) => tokio::time::sleep(delay).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                let route = async {
-                    match &mut routes {
-                        Some(routes) => routes.next_default().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    () = wait => {}
-                    _ = route => restarts = Restarts::default(),
-                    wish = self.wishes.recv() => match wish {
-                        Some(()) => {}
-                        None => return,
-                    },
+        let mut restarts = Restarts::default();
+        let mut wish = self.wishes.recv().await;
+        while wish.is_some() {
+            let begun = Instant::now();
+            self.state.send_replace(State::Opening);
+            let failure = self.run_pasta().await;
+            self.log.warn("there is no way out", Some(&failure));
+            self.state.send_replace(State::Failed(failure));
+            let delay = restarts.delay(begun.elapsed());
+            wish = tokio::select! {
+                () = elapse(delay) => Some(()),
+                () = new_default(&mut routes) => {
+                    restarts = Restarts::default();
+                    Some(())
                 }
-            }
+                wish = self.wishes.recv() => wish,
+            };
         }
     }
 
@@ -247,6 +240,23 @@ impl Minder {
         }
         let status = pasta.wait().await?;
         Ok((status, Vec::from(last).join("; ")))
+    }
+}
+
+async fn elapse(delay: Option<Duration>) {
+    match delay {
+        Some(delay) => sleep(delay).await,
+        None => pending().await,
+    }
+}
+
+async fn new_default(routes: &mut Option<Routes>) {
+    let new = match routes {
+        Some(routes) => routes.next_default().await,
+        None => None,
+    };
+    if new.is_none() {
+        pending().await
     }
 }
 

@@ -1,5 +1,10 @@
 //! The cases: what the network promises.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a case fails by panicking, as any test does"
+)]
+
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -329,8 +334,8 @@ fn attaching_and_detaching_at_the_same_time_is_safe(place: &Place) {
     let comings_and_goings = |slot: u16| {
         let network = network.clone();
         async move {
-            for turn in 0..12 {
-                let attachment = network.attach(slot, (slot + turn) % 2 == 0).await;
+            for turn in 0..12u8 {
+                let attachment = network.attach(slot, turn.is_multiple_of(2)).await;
                 let attachment = attachment.unwrap_or_else(|error| panic!("{slot}: {error:?}"));
                 assert!(network.attached().await.unwrap().contains(&slot), "{slot}");
                 drop(attachment);

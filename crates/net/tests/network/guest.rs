@@ -2,7 +2,7 @@
 //! with a VM's tap, as an engine would connect a NIC. Standard input is the tap.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -73,9 +73,12 @@ impl<'a> Guest<'a> {
 
 /// The next line of what a guest says, without the rest.
 pub fn next_line(output: &mut ChildStdout) -> String {
-    let bytes = output.bytes().map_while(Result::ok);
-    let line = bytes.take_while(|byte| *byte != b'\n').collect();
-    String::from_utf8(line).expect("guests say text")
+    let mut line = Vec::new();
+    let mut output = BufReader::with_capacity(1, output);
+    output
+        .read_until(b'\n', &mut line)
+        .expect("guests can be heard");
+    String::from_utf8_lossy(&line).trim().to_owned()
 }
 
 /// The guest's process.

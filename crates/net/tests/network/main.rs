@@ -97,11 +97,12 @@ fn run_case(case: &str, user: User) -> Result<(), Failed> {
         .arg(own)
         .args(["stage", case, &format!("{user:?}")])
         .output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
     match output.status.success() {
-        true => Ok(()),
-        false => {
-            let words = String::from_utf8_lossy(&output.stderr);
-            Err(format!("{}\n{words}", output.status).into())
+        true => {
+            eprint!("{words}");
+            Ok(())
         }
+        false => Err(format!("{}\n{words}", output.status).into()),
     }
 }
