@@ -19,7 +19,7 @@ pub fn to_stderr() {
         .init();
 }
 
-/// Logs to a file of at most [`LIMIT`] bytes, whose predecessor is kept as `<name>.1`.
+/// Logs to a file of about a MiB, whose predecessor is kept as `<name>.1`.
 ///
 /// # Errors
 /// The file cannot be opened.
