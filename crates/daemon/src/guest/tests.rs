@@ -12,6 +12,7 @@ use banger_proto::frame::Frame;
 use banger_proto::id::{RequestId, VmId};
 use banger_proto::size::ByteSize;
 use bytes::{Bytes, BytesMut};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{ConnectError, Guest, GuestStream, RequestError, connect};
@@ -88,6 +89,17 @@ impl Lab {
 
     async fn end(self) {
         self.engine.release(self.machine.place()).await.unwrap();
+    }
+}
+
+impl Drop for Lab {
+    /// The agent outlives its test otherwise, if the test fails.
+    fn drop(&mut self) {
+        let instance = &self.machine.place().instance;
+        for found in banger_engine::process::marked(instance).unwrap_or_default() {
+            let pid = Pid::from_raw(found.process.pid.cast_signed());
+            let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
+        }
     }
 }
 
