@@ -111,7 +111,10 @@ impl Handle {
         let span = tracing::info_span!("vm", vm = %row.id.short(), name = %row.name);
         let status = watch::Sender::new(Status {
             row,
-            pid: None,
+            pid: match &origin {
+                Origin::Adopted(machine) => Some(machine.handle().process.pid),
+                Origin::Create { .. } | Origin::AtRest => None,
+            },
             guest: None,
             gone: false,
         });
@@ -300,9 +303,10 @@ impl Owner {
                 }
             }
             if self.job.is_none() {
-                self.quiesce
-                    .drain(..)
-                    .for_each(|reply| drop(reply.send(())));
+                for reply in self.quiesce.drain(..) {
+                    // Whoever waits may have given up.
+                    let _ = reply.send(());
+                }
             }
         }
     }

@@ -1,0 +1,200 @@
+//! Starts that fail, are called off, or lose their daemon, at every stage: the host is clean
+//! afterwards.
+
+mod support;
+
+use banger_client::ClientError;
+use banger_proto::api::{CreateVm, OperationState, VmState};
+use banger_proto::error::ErrorKind;
+use support::{Daemon, Home, refusal, small, soon, succeeded};
+
+const STAGES: [&str; 6] = ["image", "directory", "disks", "network", "engine", "agent"];
+
+fn points() -> impl Iterator<Item = String> {
+    STAGES
+        .into_iter()
+        .flat_map(|stage| ["before", "half"].map(|moment| format!("{stage}:{moment}")))
+}
+
+async fn assert_nothing_left(home: &Home, daemon: &Daemon) {
+    assert!(daemon.client.vms().await.unwrap().is_empty());
+    home.assert_clean();
+}
+
+#[tokio::test]
+async fn a_failure_at_any_stage_leaves_a_clean_host() {
+    let home = Home::new();
+    let mut words = String::new();
+    for point in points() {
+        let daemon = home.start_with_fault(&format!("fail:{point}")).await;
+        let operation = daemon.create("a").await;
+        assert_eq!(operation.state, OperationState::Failed, "{point}");
+        words.push_str(&format!("{point:<16} {}\n", operation.error.unwrap()));
+        assert_nothing_left(&home, &daemon).await;
+        daemon.stop().await;
+    }
+    insta::assert_snapshot!(words);
+}
+
+#[tokio::test]
+async fn a_create_that_is_called_off_at_any_stage_leaves_a_clean_host() {
+    let home = Home::new();
+    for point in points() {
+        let daemon = home.start_with_fault(&format!("hang:{point}")).await;
+        let stage = point.split(':').next().unwrap();
+        let operation = daemon.begin(small("a")).await.unwrap();
+        daemon.reach(&operation.id, stage).await;
+        daemon.client.cancel_operation(&operation.id).await.unwrap();
+        let operation = daemon.end(&operation.id).await;
+        assert_eq!(
+            operation.error.unwrap().kind,
+            ErrorKind::Cancelled,
+            "{point}"
+        );
+        assert_nothing_left(&home, &daemon).await;
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_vm_that_hangs_in_its_create_is_deleted_or_stopped_at_once() {
+    let home = Home::new();
+    for point in points() {
+        let daemon = home.start_with_fault(&format!("hang:{point}")).await;
+        let stage = point.split(':').next().unwrap();
+        for stop in [false, true] {
+            let created = daemon.begin(small("a")).await.unwrap();
+            daemon.reach(&created.id, stage).await;
+            let ended = match stop {
+                true => daemon.stop_vm("a").await,
+                false => daemon.delete_vm("a").await,
+            };
+            succeeded(&ended);
+            let created = daemon.end(&created.id).await;
+            assert_eq!(created.error.unwrap().kind, ErrorKind::Cancelled, "{point}");
+            assert_nothing_left(&home, &daemon).await;
+        }
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_ends_during_the_create_calls_it_off() {
+    let home = Home::new();
+    let daemon = home.start_with_fault("hang:agent:half").await;
+    let lease = daemon.client.lease().await.unwrap();
+    let leased = CreateVm {
+        lease: Some(lease.id().clone()),
+        ..small("a")
+    };
+    let operation = daemon.begin(leased).await.unwrap();
+    daemon.reach(&operation.id, "agent").await;
+    drop(lease);
+    assert_eq!(
+        daemon.end(&operation.id).await.error.unwrap().kind,
+        ErrorKind::Cancelled
+    );
+    soon(async {
+        while !daemon.client.vms().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    home.assert_clean();
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_killed_at_any_stage_of_a_create_leaves_nothing_to_the_next_one() {
+    let home = Home::new();
+    for point in points() {
+        let daemon = home.start_with_fault(&format!("kill:{point}")).await;
+        // The daemon may die before it has answered.
+        match daemon.begin(small("a")).await {
+            Ok(_) | Err(ClientError::Transport { .. }) => {}
+            Err(error) => panic!("{point}: {error}"),
+        }
+        assert!(!daemon.ended().await.success());
+        let daemon = home.start().await;
+        assert_nothing_left(&home, &daemon).await;
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_failed_start_of_an_existing_vm_keeps_its_disks_and_says_why() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let only = CreateVm {
+        no_start: true,
+        ..small("a")
+    };
+    let created = daemon.begin(only).await.unwrap();
+    succeeded(&daemon.end(&created.id).await);
+    daemon.stop().await;
+    for point in points() {
+        let daemon = home.start_with_fault(&format!("fail:{point}")).await;
+        let operation = daemon.start_vm("a").await;
+        assert_eq!(operation.state, OperationState::Failed, "{point}");
+        let vm = daemon.client.vm("a").await.unwrap();
+        assert_eq!(vm.state, VmState::Failed);
+        let failure = vm.failure.unwrap().to_string();
+        assert!(
+            failure.starts_with("could not start VM `a`: stage "),
+            "{failure}"
+        );
+        assert_eq!(home.leftovers().len(), 1, "its directory, after {point}");
+        daemon.stop().await;
+    }
+    let daemon = home.start().await;
+    succeeded(&daemon.start_vm("a").await);
+    assert_eq!(daemon.exec("a", &["true"]).await.code(), 0);
+}
+
+#[tokio::test]
+async fn a_start_is_stopped_at_any_stage_and_the_vm_can_start_again() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let only = CreateVm {
+        no_start: true,
+        ..small("a")
+    };
+    let created = daemon.begin(only).await.unwrap();
+    succeeded(&daemon.end(&created.id).await);
+    daemon.stop().await;
+    for point in points() {
+        let daemon = home.start_with_fault(&format!("hang:{point}")).await;
+        let started = daemon.client.start_vm("a").await.unwrap();
+        daemon
+            .reach(&started.id, point.split(':').next().unwrap())
+            .await;
+        let again = refusal(daemon.client.start_vm("a").await);
+        assert!(again.to_string().contains("already starting"), "{again}");
+        let unreachable = refusal(daemon.client.exec("a").await);
+        assert!(
+            unreachable.to_string().contains("still starting"),
+            "{unreachable}"
+        );
+        succeeded(&daemon.stop_vm("a").await);
+        assert_eq!(
+            daemon.end(&started.id).await.error.unwrap().kind,
+            ErrorKind::Cancelled
+        );
+        assert_eq!(daemon.client.vm("a").await.unwrap().state, VmState::Stopped);
+        assert_eq!(home.leftovers().len(), 1, "its directory, after {point}");
+        daemon.stop().await;
+    }
+    let daemon = home.start().await;
+    succeeded(&daemon.start_vm("a").await);
+}
+
+#[tokio::test]
+async fn a_daemon_that_ends_calls_off_what_is_starting() {
+    let home = Home::new();
+    let daemon = home.start_with_fault("hang:agent:half").await;
+    let operation = daemon.begin(small("a")).await.unwrap();
+    daemon.reach(&operation.id, "agent").await;
+    daemon.stop().await;
+    home.assert_clean();
+    let daemon = home.start().await;
+    assert!(daemon.client.vms().await.unwrap().is_empty());
+}
