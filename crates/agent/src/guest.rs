@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use crate::agent::{Agent, Place};
+use crate::boot::Start;
 use crate::link::{self, End, Wire};
 use crate::power::Power;
 use crate::report::{BootReport, REPORT_PATH};
@@ -74,7 +75,7 @@ pub fn settle() -> Option<OwnedFd> {
 ///
 /// # Errors
 /// There is no link to serve.
-pub async fn run(system: Option<OwnedFd>) -> Result<(), GuestError> {
+pub async fn run(start: Start, system: Option<OwnedFd>) -> Result<(), GuestError> {
     // Init systems send these to all processes at shutdown; the agent stays for the end.
     let ignored = [
         SignalKind::terminate(),
@@ -94,6 +95,9 @@ pub async fn run(system: Option<OwnedFd>) -> Result<(), GuestError> {
     let descriptor =
         rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| port(errno.into()))?;
     let wire = Wire::new(descriptor, End::UntilReconnect).map_err(port)?;
+    if start == Start::Again {
+        link::break_off(&wire).await.map_err(port)?;
+    }
     info!(port = %path.display(), "ready");
     link::serve(wire, agent, None).await.map_err(port)
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use banger_agent::boot::Start;
+
 const USAGE: &str = "usage: banger-vsock-agent serve --unix PATH | --version";
 
 fn main() -> ExitCode {
@@ -13,7 +15,8 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["serve", "--unix", path] => serve(Path::new(path)),
-        ["guest"] => guest(),
+        ["guest"] => guest(Start::First),
+        ["guest-again"] => guest(Start::Again),
         ["sftp"] => sftp(),
         ["--version"] => {
             println!("banger-vsock-agent {}", banger_proto::VERSION);
@@ -42,10 +45,10 @@ fn boot() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn guest() -> Result<(), BoxedError> {
+fn guest(start: Start) -> Result<(), BoxedError> {
     let system = banger_agent::guest::settle();
     banger_agent::log::to_file(Path::new(banger_agent::guest::LOG_PATH))?;
-    Ok(runtime()?.block_on(banger_agent::guest::run(system))?)
+    Ok(runtime()?.block_on(banger_agent::guest::run(start, system))?)
 }
 
 fn sftp() -> Result<(), BoxedError> {

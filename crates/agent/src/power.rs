@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::agent::{Agent, Place};
 use crate::boot::{Init, detect};
 
-/// How long commands have to end before an init-less guest goes down.
+/// How long commands have to end where no init ends them.
 const COMMANDS_GRACE: Duration = Duration::from_secs(2);
 /// Where the work disk is mounted.
 const WORK: &str = "/run/banger/work";
@@ -62,24 +62,35 @@ async fn shut_guest_down(agent: &Agent, shutdown: Shutdown) {
         return;
     };
     let grace = Duration::from_millis(shutdown.grace_ms);
+    let_answer_out().await;
     if power.init == Init::Banger {
         // PID 1 cannot reap them: they are the agent's children.
         agent.end_commands(COMMANDS_GRACE.min(grace)).await;
     }
-    if !grace.is_zero() && ask(power.init) {
-        sleep(grace).await;
-        warn!("the init did not power off in time");
+    if !grace.is_zero() {
+        if ask(power.init) {
+            sleep(grace).await;
+            warn!("the init did not power off in time");
+        } else {
+            agent.end_commands(COMMANDS_GRACE.min(grace)).await;
+        }
     }
     power_off(power.system.as_ref());
+}
+
+/// Lets the tasks run that write the answer to the request: where nothing else runs, the
+/// machine may be off in a moment. The link takes bytes at once, so a few turns are enough.
+async fn let_answer_out() {
+    for _ in 0..16 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Asks PID 1; says whether it could be asked.
 fn ask(init: Init) -> bool {
     match init.power_off() {
         crate::boot::Request::Signal(signal) => {
-            // The kernel drops signals that PID 1 has not prepared for: so early, there is
-            // nothing that it would have to end.
-            if !listens(signal) {
+            if init == Init::Systemd && !listens(signal) {
                 info!("the init is not up yet");
                 return false;
             }
@@ -98,7 +109,11 @@ fn ask(init: Init) -> bool {
     }
 }
 
-/// Whether PID 1 blocks (to read it from a descriptor) or catches a signal: proc(5).
+/// Whether PID 1 blocks (to read it from a descriptor) or catches a signal: proc(5). The
+/// kernel drops what it does not: so early, there is nothing that systemd would have to end.
+///
+/// Inits that wait with sigtimedwait(2) block a signal only outside of that call, so that
+/// this says nothing about them.
 fn listens(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/1/status").unwrap_or_default();
     let masks = status.lines().filter_map(|line| {

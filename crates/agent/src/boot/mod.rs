@@ -151,7 +151,7 @@ fn boot() -> Result<Infallible, BootError> {
         maximum: Some(524_288),
     };
     let _ = setrlimit(Resource::Nofile, files);
-    let agent = start_agent(system.as_ref()).map_err(BootError::Agent)?;
+    let agent = start_agent(Start::First, system.as_ref()).map_err(BootError::Agent)?;
     if let Some(path) = init.path() {
         let error = hand_over(path);
         eprintln!("banger: could not execute {path}: {error}");
@@ -173,15 +173,27 @@ fn warn<E: std::error::Error>(report: &mut BootReport, what: &str, result: Resul
     }
 }
 
+/// Which of its starts an agent has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The link is fresh.
+    First,
+    /// The host may be in the middle of a conversation with the agent before.
+    Again,
+}
+
 /// Starts the agent out of this very program, whose file is already gone from the root.
 ///
 /// Its name begins with `@`, by which systemd knows a process that must outlive the others
 /// at shutdown (systemd.io/ROOT_STORAGE_DAEMONS).
-fn start_agent(system: Option<&OwnedFd>) -> io::Result<Child> {
+fn start_agent(start: Start, system: Option<&OwnedFd>) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("@banger-vsock-agent")
-        .arg("guest")
+        .arg(match start {
+            Start::First => "guest",
+            Start::Again => "guest-again",
+        })
         .current_dir("/")
         .env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null());

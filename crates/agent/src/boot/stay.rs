@@ -64,7 +64,8 @@ impl Agent {
                 // Not at once again and again. Whatever ends meanwhile is reaped after it.
                 next_signal_but_child(signals, LEAST_LIFE);
             }
-            let child = super::start_agent(system).map_err(BootError::Agent)?;
+            let child =
+                super::start_agent(super::Start::Again, system).map_err(BootError::Agent)?;
             *self = Self {
                 pid: pid_of(&child),
                 started: Instant::now(),

@@ -13,6 +13,6 @@ mod opening;
 mod serve;
 mod wire;
 
-pub use opening::open;
+pub use opening::{break_off, open};
 pub use serve::{Current, serve};
 pub use wire::{End, Wire, WireStream};

@@ -8,14 +8,19 @@
 //! ```
 
 use std::io;
+use std::time::Duration;
 
-use banger_proto::hello::{Kind, Message, Nonce, PROTOCOL_VERSION, Scanner};
+use banger_proto::hello::{Kind, Message, Nonce, PROTOCOL_VERSION, RESYNC_LEN, Scanner};
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::wire::{End, Wire};
 
 /// What a client with prior knowledge sends first: RFC 9113, section 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a host may take to read the end of an earlier conversation.
+const BREAK_OFF_LIMIT: Duration = Duration::from_secs(2);
 
 /// Waits for a daemon, answers its hello, and leaves the wire at the HTTP/2 preface.
 ///
@@ -60,6 +65,19 @@ pub async fn open(wire: &Wire) -> io::Result<Option<u32>> {
             }
         }
         bytes = Bytes::copy_from_slice(&chunk[..count]);
+    }
+}
+
+/// Ends a conversation that an earlier agent has left: the host cannot see that its port was
+/// closed. The same zeros as before a hello are a connection error to an HTTP/2 client.
+///
+/// # Errors
+/// The descriptor failed.
+pub async fn break_off(wire: &Wire) -> io::Result<()> {
+    // While no host is connected, nobody takes them, and nobody needs them.
+    match timeout(BREAK_OFF_LIMIT, wire.write_all(&[0; RESYNC_LEN])).await {
+        Ok(result) => result,
+        Err(_) => Ok(()),
     }
 }
 
