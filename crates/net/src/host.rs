@@ -48,10 +48,14 @@ impl Route {
     }
 }
 
-/// The host's IPv4 routes.
+/// The host's IPv4 routes: those of the network namespace of the calling thread.
 pub(crate) fn routes() -> io::Result<Vec<Route>> {
-    Ok(parse_routes(&fs::read_to_string("/proc/net/route")?))
+    let table = fs::read_to_string("/proc/thread-self/net/route")?;
+    Ok(parse_routes(&table))
 }
+
+/// What is said of a host that has no way out itself.
+pub(crate) const NO_WAY_OUT: &str = "the host has no IPv4 default route";
 
 /// The route that leads outside: the default route of the lowest metric.
 pub(crate) fn way_out(routes: &[Route]) -> Option<&Route> {

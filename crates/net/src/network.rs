@@ -193,7 +193,7 @@ impl Network {
                 return Ok(Attachment {
                     plan,
                     tap,
-                    no_way_out: Some("the host has no IPv4 default route".to_owned()),
+                    no_way_out: Some(host::NO_WAY_OUT.to_owned()),
                 });
             }
             drop(tap);

@@ -202,6 +202,11 @@ impl Minder {
 
     /// Runs pasta until it ends, and tells why it did.
     async fn run_pasta(&self) -> Failure {
+        let routes = host::routes().unwrap_or_default();
+        if host::way_out(&routes).is_none() {
+            // Some versions of pasta end then, others run and lead nowhere.
+            return Failure::new(host::NO_WAY_OUT);
+        }
         match self.spawn_and_wait().await {
             Ok((status, words)) => {
                 let ended = format!("pasta ended: {status}");
