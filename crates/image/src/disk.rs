@@ -262,3 +262,148 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) 
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tool::Tool;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    const E2FSCK: Tool = Tool {
+        name: "e2fsck",
+        package: "e2fsprogs",
+    };
+    const DUMPE2FS: Tool = Tool {
+        name: "dumpe2fs",
+        package: "e2fsprogs",
+    };
+
+    fn workplace() -> Option<tempfile::TempDir> {
+        if MKE2FS.find().is_err() {
+            eprintln!("skipped: e2fsprogs is not installed");
+            return None;
+        }
+        Some(tempfile::tempdir().unwrap())
+    }
+
+    #[test]
+    fn a_blank_disk_is_sparse_clean_and_needs_no_work_of_the_guest() {
+        let Some(place) = workplace() else { return };
+        let disk = place.path().join("disk");
+        clone_blank(place.path(), ByteSize::from_gib(8), &disk).unwrap();
+        let found = std::fs::metadata(&disk).unwrap();
+        assert_eq!(found.len(), 8 << 30);
+        assert!(
+            found.blocks() * 512 < 16 << 20,
+            "{} KiB",
+            found.blocks() / 2
+        );
+        E2FSCK
+            .run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk))
+            .unwrap();
+        let facts = DUMPE2FS
+            .run(DUMPE2FS.command().unwrap().arg(&disk))
+            .unwrap();
+        let facts = String::from_utf8_lossy(&facts).into_owned();
+        assert!(facts.contains("has_journal"), "{facts}");
+        assert!(facts.contains("Reserved block count:     0"), "{facts}");
+        // Each group's inode table is known to be zero: the guest does not write it.
+        assert_eq!(
+            facts.matches(": (Blocks ").count(),
+            facts.matches("ITABLE_ZEROED").count()
+        );
+    }
+
+    #[test]
+    fn disks_of_one_size_come_from_one_template_and_are_their_own() {
+        let Some(place) = workplace() else { return };
+        let (first, second) = (place.path().join("1"), place.path().join("2"));
+        let size = ByteSize::from_mib(64);
+        clone_blank(place.path(), size, &first).unwrap();
+        File::options()
+            .write(true)
+            .open(&first)
+            .unwrap()
+            .write_all_at(b"mine", 5000)
+            .unwrap();
+        clone_blank(place.path(), size, &second).unwrap();
+        assert!(std::fs::read(&first).unwrap() != std::fs::read(&second).unwrap());
+        assert_eq!(
+            std::fs::read_dir(place.path().join("templates"))
+                .unwrap()
+                .count(),
+            1
+        );
+        assert_eq!(std::fs::metadata(&first).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_template_that_was_cut_short_is_made_anew() {
+        let Some(place) = workplace() else { return };
+        let size = ByteSize::from_mib(32);
+        let template = template(place.path(), size).unwrap();
+        std::fs::write(&template, "cut").unwrap();
+        let disk = place.path().join("disk");
+        clone_blank(place.path(), size, &disk).unwrap();
+        E2FSCK
+            .run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk))
+            .unwrap();
+    }
+
+    #[test]
+    fn a_clone_has_the_same_bytes_and_holes() {
+        let place = tempfile::tempdir().unwrap();
+        let (from, to) = (place.path().join("from"), place.path().join("to"));
+        let file = File::create(&from).unwrap();
+        file.set_len(100 << 20).unwrap();
+        for at in [0, 7 << 20, (50 << 20) + 123, (100 << 20) - 4] {
+            file.write_all_at(b"data", at).unwrap();
+        }
+        clone_file(&from, &to).unwrap();
+        assert!(std::fs::read(&from).unwrap() == std::fs::read(&to).unwrap());
+        assert!(std::fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20);
+        // The way taken between file systems of different kinds.
+        let (source, by_hand) = (File::open(&from).unwrap(), place.path().join("by-hand"));
+        copy_by_hand(
+            &source,
+            &File::create(&by_hand).unwrap(),
+            7 << 20,
+            (7 << 20) + 5,
+        )
+        .unwrap();
+        assert_eq!(std::fs::read(&by_hand).unwrap()[7 << 20..], *b"data\0");
+    }
+
+    #[test]
+    fn an_existing_disk_is_not_touched_and_a_failed_one_not_left() {
+        let place = tempfile::tempdir().unwrap();
+        let (from, to) = (place.path().join("from"), place.path().join("to"));
+        std::fs::write(&from, "new").unwrap();
+        std::fs::write(&to, "old").unwrap();
+        assert!(matches!(
+            clone_file(&from, &to),
+            Err(DiskError::Io {
+                action: "create",
+                ..
+            })
+        ));
+        assert_eq!(std::fs::read_to_string(&to).unwrap(), "old");
+        let missing = place.path().join("missing");
+        assert!(clone_file(&missing, &place.path().join("x")).is_err());
+        assert!(!place.path().join("x").exists());
+    }
+
+    #[test]
+    fn sizes_and_room_that_do_not_suffice_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let error =
+            clone_blank(place.path(), ByteSize::from_mib(1), &place.path().join("x")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a disk of 1M is too small: the least is 16M"
+        );
+        let error = require_room(place.path(), 1 << 60).unwrap_err();
+        assert!(matches!(error, DiskError::NoRoom { .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Precondition);
+    }
+}

@@ -73,8 +73,12 @@ pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
 }
 
 /// Removes the directory `path` with all that is in it, also what mmdebstrap left there. A
-/// failure is logged.
+/// failure is logged. Nothing is removed from file systems that are mounted below it.
 pub(crate) fn remove(path: &Path) {
+    if has_mounts(path) {
+        tracing::warn!(path = %path.display(), "not removed: something is mounted below it");
+        return;
+    }
     let Err(first) = std::fs::remove_dir_all(path) else {
         return;
     };
@@ -103,6 +107,20 @@ fn remove_as_their_root(path: &Path) -> io::Result<()> {
         MMDEBSTRAP.run(&mut command)
     };
     remove().map(drop).map_err(io::Error::other)
+}
+
+/// Whether something is mounted at or below `path`: what is removed there might be another
+/// file system's. The fifth field of a line is the mount point, with `\040` for a space
+/// (`proc_pid_mountinfo(5)`).
+fn has_mounts(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let Ok(path) = path.canonicalize() else {
+        return false;
+    };
+    mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .any(|point| Path::new(&point.replace("\\040", " ")).starts_with(&path))
 }
 
 fn is_abandoned(path: &Path) -> bool {

@@ -493,3 +493,6 @@ fn io_error<'a>(
         source,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,14 @@ pub(crate) const MMDEBSTRAP: Tool = Tool {
     name: "mmdebstrap",
     package: "mmdebstrap",
 };
+pub(crate) const TIMEOUT: Tool = Tool {
+    name: "timeout",
+    package: "coreutils",
+};
+pub(crate) const UNSHARE: Tool = Tool {
+    name: "unshare",
+    package: "util-linux",
+};
 pub(crate) const NEWUIDMAP: Tool = Tool {
     name: "newuidmap",
     package: "uidmap",

@@ -5,11 +5,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use banger_image::{Reporter, Store, StoreConfig};
 use banger_proto::name::ArtifactName;
+use tokio::sync::Notify;
+
+/// A stage of a build in which mmdebstrap has a tree of files and runs programs in it.
+const MIDDLE: &str = "install the essential packages";
+/// Tells the test binary to be the process that is killed.
+const CHILD: &str = "BANGER_TEST_CHILD";
 
 /// A store in the test's directory, which is removed at the end unless the environment names
 /// one; `None` if the network is not to be used.
@@ -174,4 +183,129 @@ async fn the_slim_image_is_built_by_mmdebstrap_into_a_clean_file_system() {
     assert!(sources.contains("bookworm-security main"), "{sources}");
     assert_eq!(store.images().unwrap().len(), 1);
     require_no_drafts(&home);
+}
+
+/// A store of its own, so that a build really happens.
+fn fresh_store(home: &Path) -> Store {
+    let config = StoreConfig {
+        state_dir: home.join("state"),
+        cache_dir: home.join("cache"),
+        agent: home.join("agent"),
+        debian_mirror: None,
+    };
+    Store::open(config).unwrap()
+}
+
+/// Waits until no mmdebstrap works for `home` any more.
+async fn require_no_builders(home: &Path) {
+    for _ in 0..300 {
+        if !std::fs::read_dir("/proc")
+            .unwrap()
+            .any(|entry| is_builder(&entry.unwrap().path(), home))
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("mmdebstrap still runs");
+}
+
+/// Whether the process is mmdebstrap and has its tree below `home`, or where ordinary users
+/// have it.
+fn is_builder(process: &Path, home: &Path) -> bool {
+    let read = |file: &str| {
+        let bytes = std::fs::read(process.join(file)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let environment = read("environ");
+    let is_ours = environment.contains(&format!("TMPDIR={}", home.display()))
+        || environment.contains("TMPDIR=/var/tmp/.draft-");
+    is_ours && read("cmdline").contains("mmdebstrap")
+}
+
+fn require_nothing_left(home: &Path) {
+    require_no_drafts(home);
+    assert_eq!(
+        std::fs::read_dir(home.join("state/images"))
+            .unwrap()
+            .count(),
+        0
+    );
+    let drafts: Vec<_> = std::fs::read_dir("/var/tmp")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name.to_string_lossy().starts_with(".draft-"))
+        .collect();
+    assert!(drafts.is_empty(), "{drafts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_nobody_waits_for_any_more_ends_and_leaves_nothing() {
+    if store().is_none() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let store = fresh_store(home.path());
+    let middle = Arc::new(Notify::new());
+    let reporter = {
+        let middle = Arc::clone(&middle);
+        Reporter::new(move |progress| {
+            if progress.what.contains(MIDDLE) {
+                middle.notify_one();
+            }
+        })
+    };
+    let name = name("debian-bookworm-slim");
+    tokio::select! {
+        outcome = store.ensure_image(&name, &reporter) => panic!("it ended: {outcome:?}"),
+        () = middle.notified() => {}
+    }
+    for _ in 0..300 {
+        if std::fs::read_dir(home.path().join("state/images"))
+            .unwrap()
+            .count()
+            == 0
+        {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    require_no_builders(home.path()).await;
+    require_nothing_left(home.path());
+}
+
+/// Not a test by itself: the process that `a_build_that_is_killed…` kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn child_that_builds() {
+    let Some(home) = std::env::var_os(CHILD) else {
+        return;
+    };
+    let store = fresh_store(Path::new(&home));
+    let outcome = store
+        .ensure_image(&name("debian-bookworm-slim"), &reporter())
+        .await;
+    panic!("it ended: {outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_is_killed_leaves_nothing_after_the_next_start() {
+    if store().is_none() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_builds", "--nocapture"])
+        .env(CHILD, home.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let talk = BufReader::new(child.stderr.take().unwrap());
+    let reached = talk.lines().any(|line| line.unwrap().contains(MIDDLE));
+    assert!(reached, "the build did not get that far");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    require_no_builders(home.path()).await;
+    fresh_store(home.path());
+    require_nothing_left(home.path());
 }

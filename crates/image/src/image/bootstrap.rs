@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use banger_proto::name::ArtifactName;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use super::ImageError;
+use super::{GRACE, ImageError, LIMIT};
 use crate::debian::policy::Policy;
 use crate::debian::sources::Source;
 use crate::draft::{self, Draft};
 use crate::progress::Reporter;
-use crate::tool::{MMDEBSTRAP, ToolError};
+use crate::tool::{MMDEBSTRAP, TIMEOUT, ToolError, UNSHARE};
 
 /// Lines of mmdebstrap's talk that an error repeats.
 const LAST_LINES: usize = 12;
@@ -99,8 +99,23 @@ impl Bootstrap<'_> {
     }
 
     fn start(&self, processes: &Processes) -> Result<Child, ImageError> {
-        let mut command = MMDEBSTRAP.command()?;
+        // `timeout` passes the signal that it gets when this process is killed on to the
+        // whole group, which mmdebstrap does not.
+        let mut command = match rustix::process::geteuid().is_root() {
+            // What root mounts must not be seen outside, and must go with the processes.
+            true => {
+                let mut command = UNSHARE.command()?;
+                command
+                    .args(["--mount", "--propagation", "private", "--"])
+                    .arg(TIMEOUT.find()?);
+                command
+            }
+            false => TIMEOUT.command()?,
+        };
         command
+            .arg(format!("--kill-after={}s", GRACE.as_secs()))
+            .arg(format!("{}s", LIMIT.as_secs()))
+            .arg(MMDEBSTRAP.find()?)
             .args(self.arguments())
             .env("TMPDIR", self.scratch)
             .stdout(Stdio::piped())
@@ -114,13 +129,10 @@ impl Bootstrap<'_> {
     }
 
     fn arguments(&self) -> Vec<String> {
-        let mode = match rustix::process::geteuid().is_root() {
-            true => "root",
-            false => "unshare",
-        };
         let mut arguments = vec![
             "--variant=minbase".to_owned(),
-            format!("--mode={mode}"),
+            // For root too: its processes are in a namespace of their own, and none is left.
+            "--mode=unshare".to_owned(),
             "--format=tar".to_owned(),
             format!("--include={}", self.packages.join(",")),
             format!("--keyring={}", self.keyring.display()),

@@ -7,7 +7,9 @@ mod modules;
 mod tree;
 
 use std::error::Error;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -449,8 +451,10 @@ pub(crate) fn initramfs(
 /// Writes a file under another name first, so that it is there whole or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(path);
+    // An engine that runs as another user has to read it.
     let mut draft = tempfile::Builder::new()
         .prefix(".initrd-")
+        .permissions(Permissions::from_mode(0o644))
         .tempfile_in(directory)?;
     io::Write::write_all(&mut draft, bytes)?;
     draft.persist(path).map_err(|error| error.error)?;
