@@ -357,3 +357,45 @@ async fn wait_until_gone(holder: i32) -> Result<(), ControlError> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NetworkConfig {
+        NetworkConfig {
+            instance: "1f2e".to_owned(),
+            bridge: (std::net::Ipv4Addr::new(172, 16, 0, 1), 24),
+            runtime_dir: "/run".into(),
+            log_dir: "/log".into(),
+            holder: vec!["bangerd".into(), "net-holder".into()],
+        }
+    }
+
+    #[test]
+    fn a_socket_that_the_kernel_cannot_name_is_refused_at_once() {
+        let with_runtime_dir = |length: usize| NetworkConfig {
+            runtime_dir: format!("/{}", "r".repeat(length - 1)).into(),
+            ..config()
+        };
+        let longest = SOCKET_PATH_MAX - "/net.sock".len();
+        assert!(Network::new(with_runtime_dir(longest)).is_ok());
+        let refused = Network::new(with_runtime_dir(longest + 1)).unwrap_err();
+        assert!(matches!(refused, InvalidConfig::SocketPath(_)), "{refused}");
+    }
+
+    #[test]
+    fn a_network_without_a_holder_is_refused_at_once() {
+        let holder = Vec::new();
+        let refused = Network::new(NetworkConfig { holder, ..config() }).unwrap_err();
+        assert_eq!(refused, InvalidConfig::Holder);
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_told_with_the_fix() {
+        let check = Check::fail("net.tun", "tap devices", "it is closed", "open it");
+        let error = AttachError::Host(Box::new(check));
+        assert_eq!(error.to_string(), "it is closed");
+        assert_eq!(error.hint().as_deref(), Some("open it"));
+    }
+}

@@ -216,3 +216,117 @@ impl Subnet {
 fn mask(prefix: u8) -> u32 {
     u32::MAX << (32 - prefix)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// The longest name of an interface (`IFNAMSIZ` without the zero at its end).
+    const INTERFACE_NAME_MAX: usize = 15;
+
+    fn config(bridge: &str, prefix: u8) -> NetworkConfig {
+        NetworkConfig {
+            instance: "1f2e".to_owned(),
+            bridge: (bridge.parse().unwrap(), prefix),
+            runtime_dir: "/run".into(),
+            log_dir: "/log".into(),
+            holder: vec!["bangerd".into(), "net-holder".into()],
+        }
+    }
+
+    #[test]
+    fn a_slot_has_the_same_place_for_ever() {
+        let plan = plan(&config("172.16.0.1", 24), 7, 1400).unwrap();
+        insta::assert_snapshot!(format!(
+            "{} {}/{} ({}) {} by {}, resolver {}, mtu {}",
+            plan.tap,
+            plan.ip,
+            plan.prefix,
+            plan.netmask(),
+            plan.mac,
+            plan.gateway,
+            plan.dns,
+            plan.mtu
+        ));
+    }
+
+    #[test]
+    fn slots_end_where_the_prefix_or_the_bridge_does() {
+        for (prefix, last) in [
+            (30, 1),
+            (29, 5),
+            (24, 253),
+            (22, 1021),
+            (16, 1023),
+            (8, 1023),
+        ] {
+            let config = config("10.0.0.1", prefix);
+            assert_eq!(last_slot(&config), Ok(last));
+            assert!(plan(&config, last, 1500).is_ok(), "/{prefix}");
+            for slot in [0, last + 1] {
+                let error = plan(&config, slot, 1500).unwrap_err();
+                assert_eq!(error, PlanError::Slot { slot, last }, "/{prefix}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_makes_no_network_is_refused() {
+        for (address, prefix) in [
+            ("172.16.0.0", 24),
+            ("172.16.0.255", 24),
+            ("172.16.0.1", 31),
+            ("172.16.0.1", 0),
+            ("172.16.0.1", 33),
+            ("127.0.0.1", 24),
+            ("224.0.0.1", 24),
+            ("0.0.0.1", 24),
+        ] {
+            let refused = plan(&config(address, prefix), 1, 1500).unwrap_err();
+            assert!(
+                matches!(refused, PlanError::Config(InvalidConfig::Bridge(..))),
+                "{address}/{prefix}"
+            );
+        }
+        for instance in ["", "1f2", "1f2e0", "1F2E", "+1f2", "1f2g"] {
+            assert!(instance.parse::<Instance>().is_err(), "{instance}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_of_a_network_share_an_address(gateway in any::<u32>(), prefix in 20u8..=30) {
+            let Ok(subnet) = Subnet::new((Ipv4Addr::from_bits(gateway), prefix)) else {
+                return Ok(());
+            };
+            let last = subnet.last_slot();
+            let addresses: BTreeSet<_> = (1..=last).map(|slot| subnet.guest(slot).unwrap()).collect();
+            prop_assert_eq!(addresses.len(), usize::from(last));
+            for reserved in [subnet.gateway, subnet.network(), subnet.broadcast()] {
+                prop_assert!(!addresses.contains(&reserved));
+            }
+            for address in addresses {
+                prop_assert_eq!(address.to_bits() & mask(prefix), subnet.network().to_bits());
+            }
+        }
+
+        #[test]
+        fn a_taps_name_tells_its_slot_to_its_instance_only(
+            instance in any::<u16>(), other in any::<u16>(), slot in any::<u16>(),
+        ) {
+            let name = TapName::new(Instance(instance), slot).to_string();
+            prop_assert!(name.len() <= INTERFACE_NAME_MAX);
+            let found = TapName::slot_of(Instance(other), &name);
+            prop_assert_eq!(found, (instance == other).then_some(slot));
+        }
+
+        #[test]
+        fn other_names_are_no_taps(name in "(bgr-1f2e-)?[0-9+a-z-]{0,8}") {
+            if let Some(slot) = TapName::slot_of(Instance(0x1f2e), &name) {
+                prop_assert_eq!(TapName::new(Instance(0x1f2e), slot).to_string(), name);
+            }
+        }
+    }
+}

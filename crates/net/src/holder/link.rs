@@ -83,7 +83,7 @@ impl Links {
             .map_err(furnish("prohibit ways that are not there"))?;
         set("ip_forward", "1").map_err(furnish("switch on forwarding"))?;
         // A guest without a way out shall be told so each time, and not once a second.
-        set("icmp_ratelimit", "0").map_err(furnish("let the gateway answer at once"))?;
+        set("icmp_ratemask", "0").map_err(furnish("let the gateway answer at once"))?;
         Ok(Self {
             netlink,
             instance,

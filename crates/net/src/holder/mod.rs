@@ -26,11 +26,13 @@ mod serve;
 mod space;
 mod way_out;
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -38,6 +40,8 @@ pub(crate) use arguments::Arguments;
 pub(crate) use link::{TUN, open_tun};
 pub(crate) use log::FILE as LOG;
 
+use crate::config::{self, InvalidConfig};
+use crate::plan::{Instance, Subnet};
 use crate::protocol::{Failure, Started, encode};
 use log::Log;
 use space::Side;
@@ -106,9 +110,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), HolderEr
     };
     if let Err(error) = &result {
         // Whoever waits reads why, and nobody else needs to know.
-        let _ = tell(&Started::Failed(Failure::from(
-            error as &dyn std::error::Error,
-        )));
+        let _ = tell(&Started::Failed(Failure::from(error as &dyn Error)));
     }
     result
 }
@@ -117,7 +119,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), HolderEr
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) instance: String,
-    pub(crate) bridge: (std::net::Ipv4Addr, u8),
+    pub(crate) bridge: (Ipv4Addr, u8),
     pub(crate) runtime_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
     /// Whether the way out is wanted from the beginning, which saves the time of asking.
@@ -125,13 +127,9 @@ pub(crate) struct Place {
 }
 
 fn hold(place: &Place) -> Result<(), HolderError> {
-    let subnet = crate::plan::Subnet::new(place.bridge);
-    let subnet = subnet.map_err(|error| HolderError::Arguments(error.to_string()))?;
-    let instance = place.instance.parse();
-    let instance = instance.map_err(|error| {
-        let error: crate::InvalidConfig = error;
-        HolderError::Arguments(error.to_string())
-    })?;
+    let wrong = |error: InvalidConfig| HolderError::Arguments(error.to_string());
+    let instance: Instance = place.instance.parse().map_err(wrong)?;
+    let subnet = Subnet::new(place.bridge).map_err(wrong)?;
     space::leave_the_daemon()?;
     // Held until the process ends. Waiting is right: who holds it is on its way out, or
     // will find that nobody waits for it.
@@ -152,7 +150,7 @@ fn hold(place: &Place) -> Result<(), HolderError> {
 }
 
 fn lock(place: &Place) -> Result<File, HolderError> {
-    let path = place.runtime_dir.join(crate::config::LOCK);
+    let path = place.runtime_dir.join(config::LOCK);
     let lock = || {
         let file = open_lock(&path)?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
@@ -164,7 +162,7 @@ fn lock(place: &Place) -> Result<File, HolderError> {
     })
 }
 
-pub(crate) fn open_lock(path: &std::path::Path) -> io::Result<File> {
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
     OpenOptions::new()
         .write(true)

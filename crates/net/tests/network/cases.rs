@@ -8,6 +8,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,7 @@ cases! {
         a_holder_outlives_the_daemon_and_is_found_again,
         a_tap_in_use_is_not_given_out_twice,
         a_killed_pasta_comes_back,
+        a_holder_that_nobody_waits_for_ends,
         two_instances_stand_side_by_side,
         shutting_down_takes_running_vms_off_the_network,
         a_missing_pasta_is_named_with_the_fix,
@@ -442,6 +444,37 @@ fn a_killed_pasta_comes_back(place: &Place) {
     guest.does(&outside).unwrap();
 }
 
+fn a_holder_that_nobody_waits_for_ends(place: &Place) {
+    let before = place.traces();
+    fs::create_dir(place.runtime_dir()).unwrap();
+    let log_dir = place.directory.join("log");
+    fs::create_dir(&log_dir).unwrap();
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "net-holder",
+            "--instance",
+            "1f2e",
+            "--bridge",
+            "172.16.0.1/24",
+        ])
+        .arg("--runtime-dir")
+        .arg(place.runtime_dir())
+        .arg("--log-dir")
+        .arg(log_dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // As when the daemon is killed while it starts a holder.
+    drop(holder.stdout.take());
+    holder.wait().unwrap();
+    eventually("the holder ends", || {
+        leftovers::find("net-holder").is_empty()
+    });
+    assert_eq!(before, place.traces());
+    // And it is in nobody's way.
+    drop(wait(place.network().attach(1, false)).unwrap());
+}
+
 fn two_instances_stand_side_by_side(place: &Place) {
     let before = place.traces();
     let one = place.network();
@@ -555,8 +588,7 @@ fn a_host_without_a_way_out_still_attaches(place: &Place) {
 
 fn a_tun_that_cannot_be_opened_is_named_with_the_fix(place: &Place) {
     let before = place.traces();
-    stage::run("umount /dev/net/tun").unwrap();
-    // A directory in its place cannot be opened, not even by root.
+    // What is not there cannot be opened, not even by root.
     stage::run("mount -t tmpfs tmpfs /dev/net").unwrap();
     let error = wait(place.network().attach(1, true)).unwrap_err();
     assert!(

@@ -59,6 +59,8 @@ fn run_trials() -> ! {
     let lack = stage::lack();
     if let Some(lack) = &lack {
         eprintln!("skipped: {lack}");
+    } else if !stage::is_root() {
+        eprintln!("skipped: only root can run a case as another user");
     }
     let trial = |case: &'static cases::Case, user: User| {
         let name = match user {
