@@ -83,7 +83,8 @@ pub async fn run(start: Start, system: Option<OwnedFd>) -> Result<(), GuestError
         SignalKind::hangup(),
     ];
     let _handlers = ignored.map(|kind| signal(kind).map_err(GuestError::Signals));
-    let boot = BootReport::read(Path::new(REPORT_PATH)).unwrap_or_default();
+    let mut boot = BootReport::read(Path::new(REPORT_PATH)).unwrap_or_default();
+    boot.step("agent");
     let power = Power::new(&boot.init, system);
     let agent = Arc::new(Agent::new(Place::Guest(power), boot));
     let path = find_port()?;

@@ -16,6 +16,8 @@ pub fn to_stderr() {
         .with_max_level(Level::INFO)
         .with_writer(io::stderr)
         .with_ansi(false)
+        // It would say so on standard error, and panic where that fails too.
+        .log_internal_errors(false)
         .init();
 }
 
@@ -29,6 +31,8 @@ pub fn to_file(path: &Path) -> io::Result<()> {
         .with_max_level(Level::INFO)
         .with_writer(Mutex::new(file))
         .with_ansi(false)
+        // It would say so on standard error, and panic where that fails too.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 /// The kernel has started this program as the initramfs' `/init`.
 fn boot() -> ExitCode {
     let error = banger_agent::boot::run();
-    eprintln!("banger: {}", with_causes(&error));
+    banger_agent::boot::say(&with_causes(&error));
     banger_agent::power::power_off(None);
     // Only if even that is not possible: the kernel panics, and the machine ends by that.
     ExitCode::FAILURE

@@ -21,7 +21,7 @@ mod stay;
 
 use std::convert::Infallible;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -154,9 +154,15 @@ fn boot() -> Result<Infallible, BootError> {
     let agent = start_agent(Start::First, system.as_ref()).map_err(BootError::Agent)?;
     if let Some(path) = init.path() {
         let error = hand_over(path);
-        eprintln!("banger: could not execute {path}: {error}");
+        say(&format!("could not execute {path}: {error}"));
     }
     stay::stay(agent, system)
+}
+
+/// Says something on the console. Where there is none, nobody is told; `eprintln!` would end
+/// the init, and the guest with it.
+pub fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "banger: {text}");
 }
 
 /// Turns a failure into a warning: the guest comes up without it.
@@ -168,7 +174,7 @@ fn warn<E: std::error::Error>(report: &mut BootReport, what: &str, result: Resul
             text = format!("{text}: {error}");
             cause = error.source();
         }
-        eprintln!("banger: warning: {text}");
+        say(&format!("warning: {text}"));
         report.warnings.push(text);
     }
 }

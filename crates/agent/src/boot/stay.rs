@@ -59,7 +59,12 @@ impl Agent {
             if pid != self.pid {
                 continue;
             }
-            eprintln!("banger: the agent ended ({status:?}) and is started again");
+            let how = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => format!("with status {code}"),
+                (None, Some(signal)) => format!("by signal {signal}"),
+                (None, None) => "somehow".to_owned(),
+            };
+            super::say(&format!("the agent ended {how} and is started again"));
             if self.started.elapsed() < LEAST_LIFE {
                 // Not at once again and again. Whatever ends meanwhile is reaped after it.
                 next_signal_but_child(signals, LEAST_LIFE);

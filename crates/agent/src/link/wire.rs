@@ -126,11 +126,14 @@ impl Wire {
             return Poll::Ready(Ok(()));
         }
         loop {
-            // Tokio's buffer keeps track of what is initialised; so does zeroing it here,
-            // once per buffer that the HTTP/2 layer allocates.
             let before = buffer.filled().len();
-            match rustix::io::read(&self.descriptor, buffer.initialize_unfilled()) {
-                Ok(count) => {
+            // SAFETY: nothing is written to the buffer but what the kernel reads into it.
+            let room = unsafe { buffer.unfilled_mut() };
+            match rustix::io::read(&self.descriptor, room) {
+                Ok((filled, _)) => {
+                    let count = filled.len();
+                    // SAFETY: the kernel has filled so many bytes.
+                    unsafe { buffer.assume_init(count) };
                     buffer.advance(count);
                     memory.remember(&buffer.filled()[before..]);
                     return Poll::Ready(Ok(()));
