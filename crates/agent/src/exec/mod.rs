@@ -24,7 +24,7 @@ use crate::agent::Agent;
 /// How many pieces of output wait for a slow client; each is at most 64 KiB.
 const OUTPUT_QUEUE: usize = 4;
 /// How many pieces of input wait for a slow command.
-const INPUT_QUEUE: usize = 16;
+const INPUT_QUEUE: usize = 4;
 
 /// Why a command was not started.
 #[derive(Debug, thiserror::Error)]

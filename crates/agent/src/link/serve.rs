@@ -16,9 +16,10 @@ use crate::agent::Agent;
 use crate::http;
 
 /// What one request may send before the agent has taken it.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-/// What all requests together may send before the agent has taken it.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 512 * 1024;
+/// What all requests together may send before the agent has taken it: so much more that a
+/// hundred commands that read no input do not keep the other requests out.
+const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 /// What the agent keeps ready for one slow reader.
 const SEND_BUFFER: usize = 256 * 1024;
 

@@ -67,6 +67,25 @@ async fn a_command_that_reads_nothing_ends_in_spite_of_its_input() {
 }
 
 #[tokio::test]
+async fn commands_that_read_nothing_keep_nobody_out() {
+    let (_agent, mut client) = agent().await;
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let mut exec = client.exec(command(&["sleep", "100"])).await;
+        let input = exec.input.take().unwrap();
+        tokio::spawn(async move {
+            let piece = Frame::Stdin(Bytes::from(vec![0; 60_000])).to_bytes();
+            while input.send(piece.clone()).await.is_ok() {}
+        });
+        stuck.push(exec);
+    }
+    assert_eq!(
+        client.run(command(&["cat"]), b"through").await.text(),
+        "through"
+    );
+}
+
+#[tokio::test]
 async fn without_input_a_command_reads_an_empty_file() {
     let (_agent, mut client) = agent().await;
     let request = ExecRequest {
