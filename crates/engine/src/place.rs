@@ -32,6 +32,11 @@ impl Place {
         }
     }
 
+    /// What the engine's process is told to call the machine, where it takes a name.
+    pub(crate) fn machine_name(&self) -> String {
+        format!("banger-{}-{}", self.instance, self.slot)
+    }
+
     /// The socket behind which the guest agent answers.
     pub fn agent_socket(&self) -> PathBuf {
         self.runtime_dir.join("agent.sock")

@@ -140,7 +140,7 @@ impl Qemu {
         let agent = listening(&place.agent_socket())?;
         let control = listening(&place.control_socket())?;
         Ok(Plan {
-            name: format!("banger-{}-{}", place.instance, place.slot),
+            name: place.machine_name(),
             accelerator: self.accelerator(),
             vcpu: spec.vcpu,
             memory: spec.memory,
