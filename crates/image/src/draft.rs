@@ -7,11 +7,13 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::tool::MMDEBSTRAP;
 
-const PREFIX: &str = ".draft-";
+const PREFIX: &str = ".banger-draft-";
+/// How often a draft is made anew when a sweep takes it before it is locked.
+const ATTEMPTS_MAX: usize = 5;
 /// A directory in which everybody may make drafts.
 pub(crate) const SHARED: &str = "/var/tmp";
 
@@ -25,13 +27,19 @@ pub(crate) struct Draft {
 impl Draft {
     /// Makes a draft in `parent`.
     pub(crate) fn new(parent: &Path) -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
-        let lock = File::open(directory.path())?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self {
-            path: directory.keep(),
-            lock,
-        })
+        for _ in 0..ATTEMPTS_MAX {
+            let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+            let lock = File::open(directory.path())?;
+            // A sweep may come between making and locking: then this one is lost.
+            let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
+            if locked.is_ok() && directory.path().exists() {
+                return Ok(Self {
+                    path: directory.keep(),
+                    lock,
+                });
+            }
+        }
+        Err(io::Error::other("each new draft was swept away at once"))
     }
 
     /// Where it is.
@@ -123,10 +131,16 @@ fn has_mounts(path: &Path) -> bool {
         .any(|point| Path::new(&point.replace("\\040", " ")).starts_with(&path))
 }
 
+/// Whether `path` is a directory of this user's that nobody has locked. In a shared directory
+/// others may have put anything under such a name, a fifo that blocks whoever opens it included.
 fn is_abandoned(path: &Path) -> bool {
-    File::open(path).is_ok_and(|directory| {
-        rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
-    })
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else {
+        return false;
+    };
+    let own = rustix::process::geteuid().as_raw();
+    rustix::fs::fstat(&directory).is_ok_and(|status| status.st_uid == own)
+        && rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
 #[cfg(test)]
@@ -138,14 +152,24 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let alive = Draft::new(parent.path()).unwrap();
         std::fs::write(alive.path().join("file"), "x").unwrap();
-        let dead = parent.path().join(".draft-dead");
+        let dead = parent.path().join(".banger-draft-dead");
         std::fs::create_dir_all(dead.join("below")).unwrap();
+        let fifo = parent.path().join(".banger-draft-fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            Mode::from_raw_mode(0o666),
+            0,
+        )
+        .unwrap();
         let artifact = parent.path().join("artifact");
         std::fs::create_dir(&artifact).unwrap();
 
         sweep(parent.path()).unwrap();
         assert!(alive.path().join("file").exists());
         assert!(!dead.exists());
+        assert!(fifo.exists());
         assert!(artifact.exists());
     }
 

@@ -185,6 +185,33 @@ async fn the_slim_image_is_built_by_mmdebstrap_into_a_clean_file_system() {
     require_no_drafts(&home);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_image_has_what_developers_need() {
+    let Some((store, _home, _guard)) = store() else {
+        return;
+    };
+    if std::env::var_os("BANGER_TEST_SLOW").is_none() {
+        eprintln!("skipped: BANGER_TEST_SLOW is not set");
+        return;
+    }
+    let image = store
+        .ensure_image(&name("debian-bookworm"), &reporter())
+        .await
+        .unwrap();
+    require_clean(&image.rootfs);
+    for program in [
+        "docker", "gcc", "git", "jq", "make", "python3", "rsync", "tmux", "vim",
+    ] {
+        let stat = output(
+            "/usr/sbin/debugfs",
+            &["-R", &format!("stat /usr/bin/{program}")],
+            &image.rootfs,
+        );
+        assert!(stat.contains("Inode:"), "{program} is missing");
+    }
+    assert_eq!(image.manifest.kernel, name("generic-6.12"));
+}
+
 /// A store of its own, so that a build really happens.
 fn fresh_store(home: &Path) -> Store {
     let config = StoreConfig {
@@ -219,7 +246,7 @@ fn is_builder(process: &Path, home: &Path) -> bool {
     };
     let environment = read("environ");
     let is_ours = environment.contains(&format!("TMPDIR={}", home.display()))
-        || environment.contains("TMPDIR=/var/tmp/.draft-");
+        || environment.contains("TMPDIR=/var/tmp/.banger-draft-");
     is_ours && read("cmdline").contains("mmdebstrap")
 }
 
@@ -234,7 +261,7 @@ fn require_nothing_left(home: &Path) {
     let drafts: Vec<_> = std::fs::read_dir("/var/tmp")
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
-        .filter(|name| name.to_string_lossy().starts_with(".draft-"))
+        .filter(|name| name.to_string_lossy().starts_with(".banger-draft-"))
         .collect();
     assert!(drafts.is_empty(), "{drafts:?}");
 }

@@ -6,8 +6,6 @@ use super::sources::{self, Source};
 
 /// The mirror of hosts that have none of their own.
 const DEFAULT_MAIN: &str = "http://ftp.debian.org/debian";
-/// Where security updates come from, for hosts that have no source for them.
-const DEFAULT_SECURITY: &str = "http://security.debian.org/debian-security";
 
 /// Names under which a host may have a release of Debian.
 const RELEASES: [&str; 11] = [
@@ -29,7 +27,8 @@ const RELEASES: [&str; 11] = [
 pub(crate) struct Mirror {
     main: Source,
     updates: Source,
-    /// Absent where the user named a mirror and the host knows no security archive.
+    /// Absent where the user named a mirror, as then nothing else is asked, and where the
+    /// host knows none.
     security: Option<Source>,
     /// Who chose it, in words.
     pub(crate) chosen_by: &'static str,
@@ -46,22 +45,22 @@ impl Mirror {
                 .find(|source| Kind::of(&source.suite) == Some(kind))
                 .cloned()
         };
-        let security = of_kind(Kind::Security);
         if let Some(uri) = configured {
             let main = plain_source(uri);
             return Self {
                 updates: main.clone(),
                 main,
-                security,
+                security: None,
                 chosen_by: "the config (debian_mirror)",
             };
         }
+        let security = of_kind(Kind::Security);
         let Some(main) = of_kind(Kind::Main) else {
             let main = plain_source(DEFAULT_MAIN);
             return Self {
                 updates: main.clone(),
                 main,
-                security: Some(security.unwrap_or_else(|| plain_source(DEFAULT_SECURITY))),
+                security,
                 chosen_by: "banger's default",
             };
         };
@@ -184,6 +183,6 @@ mod tests {
             host("deb http://vendor.example/ubuntu noble main\n").path(),
         );
         assert_eq!(mirror.uri(), "http://ftp.debian.org/debian");
-        assert_eq!(suites(&mirror).len(), 3);
+        assert_eq!(suites(&mirror).len(), 2);
     }
 }

@@ -144,7 +144,7 @@ fn is_debian(source: &Source) -> bool {
     };
     matches!(scheme, "http" | "https")
         && !authority.contains('@')
-        && (matches!(name, "debian" | "debian-security") || authority == "security.debian.org")
+        && matches!(name, "debian" | "debian-security")
         && source
             .components
             .iter()

@@ -292,6 +292,20 @@ fn what_is_replaced_or_removed_leaves_no_trace() {
 }
 
 #[test]
+fn a_hard_link_may_replace_the_directory_that_holds_its_target() {
+    let Some((_directory, disk)) = workplace() else {
+        return;
+    };
+    let mut writer = writer(&disk);
+    write_file(&mut writer, "a/b/file", b"content");
+    writer.hard_link(b"a", b"a/b/file").unwrap();
+    let summary = writer.finish().unwrap();
+    require_clean(&disk);
+    assert_eq!(summary.inodes, 2, "lost+found and the file");
+    assert!(debugfs(&disk, "cat a\n").contains("content"));
+}
+
+#[test]
 fn attributes_of_every_size_read_back() {
     let Some((directory, disk)) = workplace() else {
         return;

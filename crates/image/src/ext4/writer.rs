@@ -256,11 +256,13 @@ impl Writer {
         if self.directories[&parent].get(name) == Some(&number) {
             return Ok(());
         }
-        if self.inode_mut(number).links >= MOST_LINKS {
+        let inode = self.inode_mut(number);
+        if inode.links >= MOST_LINKS {
             return Err(Ext4Error::TooManyLinks { path: shown(path) });
         }
+        // Counted first: the link may take the place of the directory that holds its target.
+        inode.links += 1;
         self.remove_entry(parent, name)?;
-        self.inode_mut(number).links += 1;
         self.names_mut(parent).insert(name.into(), number);
         Ok(())
     }

@@ -198,10 +198,43 @@ async fn a_missing_agent_is_named_with_what_to_do() {
     assert!(error.hint().unwrap().contains("make install"));
 }
 
+#[tokio::test]
+async fn a_mirror_that_does_not_answer_is_named_with_all_that_was_tried() {
+    if let Err(error) = crate::tool::DEPMOD.find() {
+        eprintln!("skipped: {error}");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let config = StoreConfig {
+        // Nobody listens on this port of the loopback.
+        debian_mirror: Some("http://127.0.0.1:1/debian".to_owned()),
+        ..config(home.path())
+    };
+    let store = Store::open(config).unwrap();
+    let error = store
+        .ensure_kernel(&name("generic-6.12"), &Reporter::silent())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.hint().unwrap().contains("debian_mirror"));
+    insta::assert_snapshot!(error.to_string().replace("; ", ";\n"), @r"
+    no package of the kernel `generic-6.12` could be had;
+    tried: `linux-image-6.12-cloud-amd64` in bookworm-security: no archive is known for this suite;
+    `linux-image-cloud-amd64` in trixie-security: no archive is known for this suite;
+    `linux-image-cloud-amd64` in trixie at http://127.0.0.1:1/debian: could not download http://127.0.0.1:1/debian/dists/trixie/InRelease: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111)
+    ");
+    assert_eq!(
+        std::fs::read_dir(home.path().join("state/kernels"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
 #[test]
 fn opening_removes_what_dead_makers_left() {
     let place = place();
-    let dead = place.home.path().join("state/images/.draft-dead");
+    let dead = place.home.path().join("state/images/.banger-draft-dead");
     std::fs::create_dir_all(dead.join("build")).unwrap();
     let store = Store::open(config(place.home.path())).unwrap();
     assert!(!dead.exists());
