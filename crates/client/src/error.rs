@@ -18,6 +18,14 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// The socket is served by somebody else.
+    #[error("the socket `{}` is served by user {uid}, not by you", .socket.display())]
+    Stranger {
+        /// The socket's path.
+        socket: PathBuf,
+        /// Whose process listens there.
+        uid: u32,
+    },
     /// The daemon answered with an error.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -119,6 +127,7 @@ impl ClientError {
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 ErrorKind::Forbidden
             }
+            Self::Stranger { .. } => ErrorKind::Forbidden,
             Self::OtherApi { .. } => ErrorKind::Precondition,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Connect { .. }
@@ -133,6 +142,9 @@ impl ClientError {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Api(_) => None,
+            Self::Stranger { .. } => {
+                Some("set XDG_RUNTIME_DIR or BANGER_HOME to a directory of your own")
+            }
             Self::OtherApi { .. } | Self::Shape { .. } | Self::Status { .. } => {
                 Some("run `banger daemon restart`, so that both are of the same version")
             }

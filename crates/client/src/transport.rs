@@ -209,7 +209,27 @@ impl Transport {
                     source,
                 })
         };
-        within(CONNECT_LIMIT, "connect", connecting).await
+        let stream = within(CONNECT_LIMIT, "connect", connecting).await?;
+        self.refuse_strangers(&stream)?;
+        Ok(stream)
+    }
+
+    /// Another user may have been first to make a socket in a shared place such as `/tmp`, to
+    /// be told what is meant for the daemon.
+    fn refuse_strangers(&self, stream: &UnixStream) -> Result<(), ClientError> {
+        let peer = stream.peer_cred().map_err(|source| ClientError::Connect {
+            socket: self.socket.clone(),
+            source,
+        })?;
+        // SAFETY: geteuid has no arguments and cannot fail.
+        let own = unsafe { libc::geteuid() };
+        match peer.uid() == own || peer.uid() == 0 {
+            true => Ok(()),
+            false => Err(ClientError::Stranger {
+                socket: self.socket.clone(),
+                uid: peer.uid(),
+            }),
+        }
     }
 }
 

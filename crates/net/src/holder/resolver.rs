@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// The port of DNS (RFC 1035, section 4.2).
 const PORT: u16 = 53;
@@ -25,6 +25,8 @@ const WAITING_MAX: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long a TCP connection may last.
 const CONNECTION_MAX: Duration = Duration::from_secs(60);
+/// Between attempts to accept, so that a lack of descriptors does not become a busy loop.
+const BREATH: Duration = Duration::from_millis(100);
 /// Length of a message's header (RFC 1035, section 4.1.1).
 const HEADER: usize = 12;
 
@@ -118,7 +120,7 @@ async fn serve_tcp(listener: TcpListener, places: &Arc<Semaphore>) -> io::Result
     loop {
         let Ok((guest, _)) = listener.accept().await else {
             // The guest has gone already, or descriptors are scarce and others will close.
-            tokio::task::yield_now().await;
+            sleep(BREATH).await;
             continue;
         };
         if let Ok(place) = places.clone().try_acquire_owned() {

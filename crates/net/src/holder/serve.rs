@@ -31,6 +31,8 @@ use crate::rules::{self, Reach};
 
 /// How long a holder without taps waits for a first request.
 const IDLE_MAX: Duration = Duration::from_secs(10);
+/// Between attempts to accept, so that a lack of descriptors does not become a busy loop.
+const BREATH: Duration = Duration::from_millis(100);
 /// How long a client may take over its side of an exchange.
 const CLIENT_MAX: Duration = Duration::from_secs(10);
 /// How long nft may take. It takes some milliseconds.
@@ -199,7 +201,10 @@ impl Holder {
             tokio::select! {
                 accepted = socket.listener.accept() => match accepted {
                     Ok(channel) => self.receive(channel, errands.clone()),
-                    Err(error) => self.warn("could not accept a connection", &error),
+                    Err(error) => {
+                        self.warn("could not accept a connection", &error);
+                        sleep(BREATH).await;
+                    }
                 },
                 errand = inbox.recv() => {
                     let (request, channel) = errand.expect("this loop keeps a sender");
