@@ -1,15 +1,17 @@
 //! A banger of a test's own: a temporary `BANGER_HOME` with the shared image in it, and the
 //! assertion at its end that nothing of it is left on the host.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_config::Paths;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::guard::Guard;
 use crate::inventory::{self, HostNetwork, Process};
 use crate::invocation::{Invocation, pid_exits_within};
 use crate::user::{User, is_root, open_tun_to_everyone};
@@ -29,6 +31,9 @@ pub struct Home {
     paths: Paths,
     user: Option<User>,
     network: HostNetwork,
+    /// Directories that this test's thread covered with a mount.
+    covered: RefCell<Vec<PathBuf>>,
+    _guard: Guard,
 }
 
 impl Home {
@@ -99,10 +104,12 @@ impl Home {
         }
         let mut home = Self {
             network: HostNetwork::read(),
+            _guard: Guard::of(&paths, directory.path()),
             directory,
             programs,
             paths,
             user,
+            covered: RefCell::default(),
         };
         home.configure(&format!("default_image_name = \"{IMAGE}\"\n"));
         if home.user.is_some() {
@@ -257,6 +264,7 @@ impl Home {
         user::can_mount() && {
             fs::create_dir_all(directory).expect("the home can be written to");
             user::mount_small(directory, size, owner);
+            self.covered.borrow_mut().push(directory.to_owned());
             true
         }
     }
@@ -266,7 +274,21 @@ impl Home {
     pub fn make_read_only(&self, directory: &Path) -> bool {
         user::can_mount() && {
             user::mount_read_only(directory);
+            self.covered.borrow_mut().push(directory.to_owned());
             true
+        }
+    }
+
+    /// Waits until a VM is in a state that it comes to by itself.
+    #[track_caller]
+    pub fn wait_for_state(&self, vm: &str, state: &str) {
+        let deadline = Instant::now() + GONE_LIMIT;
+        loop {
+            let shown = self.banger(["vm", "show", vm, "--json"]).run().json();
+            if shown["state"] == state {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {state}: {shown:#}");
         }
     }
 
@@ -323,6 +345,13 @@ impl Home {
         }
     }
 
+    /// Removes this test's mounts, which would hold the directory.
+    fn uncover(&self) {
+        for directory in self.covered.take() {
+            user::unmount(&directory);
+        }
+    }
+
     /// What a person would look at after a failure.
     fn show_logs(&self) {
         for file in files::list(self.path()) {
@@ -333,22 +362,14 @@ impl Home {
             }
         }
     }
-
-    fn kill_everything(&self) {
-        for process in self.processes() {
-            if let Some(pid) = Pid::from_raw(process.pid) {
-                let _ = kill_process(pid, Signal::KILL); // it may just have ended
-                pid_exits_within(pid, GONE_LIMIT);
-            }
-        }
-    }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.show_logs();
-            self.kill_everything();
+            inventory::kill(&self.paths, self.path());
+            self.uncover();
             if std::env::var_os("BANGER_TEST_KEEP").is_some() {
                 self.directory.disable_cleanup(true);
             }
@@ -358,8 +379,9 @@ impl Drop for Home {
             self.banger(["daemon", "stop"]).run().exited_with(0);
         }
         let left = gone_by_themselves(self.processes(), None);
-        self.kill_everything();
+        inventory::kill(&self.paths, self.path());
         assert!(left.is_empty(), "processes are left at the end: {left:#?}");
+        self.uncover();
         self.assert_no_vm_left();
     }
 }

@@ -3,8 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use banger_config::Paths;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::invocation::pid_exits_within;
 
 /// A process that belongs to a banger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +47,16 @@ pub fn processes(paths: &Paths, home: &Path) -> Vec<Process> {
         }
     }
     found
+}
+
+/// Kills them all, and returns when they are gone.
+pub fn kill(paths: &Paths, home: &Path) {
+    for process in processes(paths, home) {
+        if let Some(pid) = Pid::from_raw(process.pid) {
+            let _ = kill_process(pid, Signal::KILL); // it may just have ended
+            pid_exits_within(pid, Duration::from_secs(10));
+        }
+    }
 }
 
 /// Network interfaces of the host that this banger could have made.

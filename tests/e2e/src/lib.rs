@@ -15,6 +15,7 @@
 )]
 
 mod files;
+mod guard;
 mod home;
 pub mod inventory;
 mod invocation;

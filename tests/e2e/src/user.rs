@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount,
+    self, MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change,
+    mount_remount,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -87,6 +88,11 @@ pub fn mount_read_only(directory: &Path) {
     mount_bind(directory, directory).expect("root mounts");
     let flags = MountFlags::BIND | MountFlags::RDONLY;
     mount_remount(directory, flags, c"").expect("root mounts");
+}
+
+/// Removes such a mount again.
+pub fn unmount(directory: &Path) {
+    mount::unmount(directory, UnmountFlags::DETACH).expect("it was mounted here");
 }
 
 /// Gives this thread and what it starts mounts of their own. A test has no use for the

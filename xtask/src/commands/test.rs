@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::commands::lint;
 use crate::process;
 use crate::summary::{Outcome, Skipped, Summary};
-use crate::workspace::Workspace;
+use crate::workspace::{AGENT, Workspace};
 use crate::{artifacts, junit};
 
 /// Tells the tests the directory of the three programs.
@@ -109,7 +109,14 @@ impl Run {
     /// Unit, property and snapshot tests, and the daemon on the fake engine.
     fn tests(&self) -> Result<Outcome> {
         let selection = ["--workspace", "--exclude=banger-e2e", "--all-features"];
-        self.nextest(&selection, &[("BANGER_TEST_NETWORK", "1".as_ref())])
+        let agent = self.programs.join(AGENT);
+        self.nextest(
+            &selection,
+            &[
+                ("BANGER_TEST_AGENT", &agent),
+                ("BANGER_TEST_NETWORK", "1".as_ref()),
+            ],
+        )
     }
 
     fn doctests(&self) -> Result<Outcome> {
