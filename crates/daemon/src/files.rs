@@ -3,7 +3,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 /// A file operation that failed.
@@ -66,36 +68,41 @@ pub fn make_private_directory(path: &Path) -> Result<(), FileError> {
         return Err(FileError::new("use the directory", path)(source));
     }
     if found.mode() & 0o077 != 0 {
-        let private = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let private = fs::Permissions::from_mode(0o700);
         fs::set_permissions(path, private).map_err(FileError::new("make private", path))?;
     }
     Ok(())
 }
 
-/// Writes a file that only this user may read, by renaming a finished one into its place.
+/// Writes a file that only this user may read, by renaming a finished one into its place. It
+/// is whole whenever this host runs; after a power cut it may be empty, so this is for what
+/// can be made again.
 ///
 /// # Errors
 /// It cannot be written; what was there before is still there.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let draft = draft_of(path);
     write_new(&draft, content)
+        .map(drop)
         .and_then(|()| fs::rename(&draft, path))
         .map_err(FileError::new("write", path))
         .inspect_err(|_| drop(fs::remove_file(&draft)))
 }
 
 /// Writes a private file unless there is one; says whether it did. Of several writers at
-/// once exactly one succeeds, and nobody ever reads half a file.
+/// once exactly one succeeds, and nobody ever reads half a file, also after a power cut.
 ///
 /// # Errors
 /// It cannot be written.
 pub fn write_private_once(path: &Path, content: &[u8]) -> Result<bool, FileError> {
     let draft = draft_of(path);
-    let written = write_new(&draft, content).and_then(|()| match fs::hard_link(&draft, path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    });
+    let written = write_new(&draft, content)
+        .and_then(|file| file.sync_data())
+        .and_then(|()| match fs::hard_link(&draft, path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        });
     // Written or not, the draft is of no more use.
     let _ = fs::remove_file(&draft);
     written.map_err(FileError::new("write", path))
@@ -130,20 +137,19 @@ fn draft_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, content: &[u8]) -> io::Result<File> {
     let mut file: File = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)?;
     file.write_all(content)?;
-    file.sync_data()
+    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     fn names(dir: &Path) -> Vec<String> {
         let entries = fs::read_dir(dir).unwrap();

@@ -141,7 +141,7 @@ impl Fleet {
                 let fingerprint = serde_json::to_string(&request).expect("its keys are strings");
                 match operations.begin_once(subject, IdempotencyKey { key, fingerprint }) {
                     Ok(Begun::New(work)) => work,
-                    Ok(Begun::Repeated(operation)) => return Ok(operation),
+                    Ok(Begun::Repeated(operation)) => return Ok(*operation),
                     Err(reused) => {
                         return Err(
                             ApiError::new(ErrorKind::Conflict, "could not create the VM")

@@ -79,13 +79,24 @@ pub enum Begun {
     /// It does.
     New(Work),
     /// It repeats an earlier one.
-    Repeated(Operation),
+    Repeated(Box<Operation>),
 }
 
 /// The key was used for another request.
 #[derive(Debug, thiserror::Error)]
 #[error("the idempotency key was used for another request")]
 pub struct KeyReused;
+
+/// Why an operation is not called off.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CancelError {
+    /// There is none of this id.
+    #[error("there is no such operation")]
+    Unknown,
+    /// It is a stop or a delete.
+    #[error("a stop or delete goes on to its end")]
+    GoesOn,
+}
 
 impl Operations {
     /// No operations yet; `node` names this host in each.
@@ -112,7 +123,7 @@ impl Operations {
                 return Err(KeyReused);
             }
             if let Some(entry) = registry.entries.get(id) {
-                return Ok(Begun::Repeated(entry.record().operation.clone()));
+                return Ok(Begun::Repeated(Box::new(entry.record().operation.clone())));
             }
         }
         let work = self.begin_entry(&mut registry, subject, Some(key.key.clone()));
@@ -127,13 +138,22 @@ impl Operations {
         Some(operation)
     }
 
-    /// Calls an operation off. `None` if there is no such operation; one that has ended stays
-    /// as it is.
-    pub fn cancel(&self, id: &OperationId) -> Option<Operation> {
-        let entry = self.registry().entries.get(id).cloned()?;
-        entry.cancel.cancel();
+    /// Calls an operation off. One that has ended stays as it is.
+    ///
+    /// # Errors
+    /// There is no such operation, or it is of a kind that goes on to its end.
+    pub fn cancel(&self, id: &OperationId) -> Result<Operation, CancelError> {
+        let entry = self.registry().entries.get(id).cloned();
+        let entry = entry.ok_or(CancelError::Unknown)?;
         let operation = entry.record().operation.clone();
-        Some(operation)
+        match operation.kind {
+            OperationKind::CreateVm | OperationKind::StartVm | OperationKind::PullImage => {
+                entry.cancel.cancel();
+                Ok(operation)
+            }
+            // Half a stop or half a delete is of no use to anyone.
+            OperationKind::StopVm | OperationKind::DeleteVm => Err(CancelError::GoesOn),
+        }
     }
 
     /// Follows an operation from its beginning.
@@ -182,6 +202,15 @@ impl Operations {
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Registry {
+    /// Forgets the key of an operation, unless a later one has it now.
+    fn forget_key(&mut self, key: &str, operation: &OperationId) {
+        if self.keys.get(key).is_some_and(|(id, _)| id == operation) {
+            self.keys.remove(key);
+        }
     }
 }
 
@@ -253,7 +282,7 @@ impl Work {
     pub fn withdraw(mut self, error: ApiError) {
         if let Some(key) = &self.entry.key {
             let mut registry = self.registry.lock().expect("no holder of this lock panics");
-            registry.keys.remove(key);
+            registry.forget_key(key, &self.id());
         }
         self.close(Err(error));
     }
@@ -281,10 +310,11 @@ impl Work {
         registry.ended.push_back(id);
         while registry.ended.len() > REMEMBERED
             && let Some(oldest) = registry.ended.pop_front()
-            && let Some(entry) = registry.entries.remove(&oldest)
-            && let Some(key) = &entry.key
         {
-            registry.keys.remove(key);
+            let entry = registry.entries.remove(&oldest);
+            if let Some(key) = entry.as_ref().and_then(|entry| entry.key.as_ref()) {
+                registry.forget_key(key, &oldest);
+            }
         }
     }
 }
@@ -511,6 +541,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_withdrawn_operation_takes_no_later_ones_key_with_it() {
+        let operations = operations();
+        let key = || IdempotencyKey {
+            key: "k".to_owned(),
+            fingerprint: "a".to_owned(),
+        };
+        let Ok(Begun::New(first)) = operations.begin_once(create(), key()) else {
+            panic!("the first is new");
+        };
+        let first_id = first.id();
+        first.withdraw(ApiError::new(ErrorKind::Conflict, "no"));
+        let Ok(Begun::New(retry)) = operations.begin_once(create(), key()) else {
+            panic!("the first was withdrawn");
+        };
+        for _ in 0..REMEMBERED {
+            operations.begin(create()).end(Ok(()));
+        }
+        assert!(operations.get(&first_id).is_none());
+        let Ok(Begun::Repeated(repeated)) = operations.begin_once(create(), key()) else {
+            panic!("the retry is still known");
+        };
+        assert_eq!(repeated.id, retry.id());
+    }
+
+    #[tokio::test]
     async fn ended_operations_are_forgotten_in_the_end_and_running_ones_are_not() {
         let operations = operations();
         let running = operations.begin(create());
@@ -530,6 +585,14 @@ mod tests {
         let work = operations.begin(create());
         operations.cancel(&work.id()).unwrap();
         work.cancelled().cancelled().await;
-        assert!(operations.cancel(&OperationId::new()).is_none());
+        let unknown = operations.cancel(&OperationId::new()).unwrap_err();
+        assert_eq!(unknown, CancelError::Unknown);
+        let delete = operations.begin(Subject {
+            kind: OperationKind::DeleteVm,
+            ..create()
+        });
+        let refused = operations.cancel(&delete.id()).unwrap_err();
+        assert_eq!(refused, CancelError::GoesOn);
+        assert!(!delete.cancelled().is_cancelled());
     }
 }

@@ -17,7 +17,8 @@ fn points() -> impl Iterator<Item = String> {
 }
 
 async fn assert_nothing_left(home: &Home, daemon: &Daemon) {
-    assert!(daemon.client.vms().await.unwrap().is_empty());
+    let vms = daemon.client.vms().await.expect("the daemon answers");
+    assert!(vms.is_empty(), "{vms:?}");
     home.assert_clean();
 }
 

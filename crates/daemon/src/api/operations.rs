@@ -13,6 +13,7 @@ use futures_util::stream::unfold;
 
 use super::Api;
 use super::exchange::{Failure, Json, accepted};
+use crate::operations::CancelError;
 
 pub async fn show(
     State(api): State<Api>,
@@ -23,8 +24,17 @@ pub async fn show(
 }
 
 pub async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Failure> {
-    let operation = parse(&id).and_then(|id| api.fleet.host().operations.cancel(&id));
-    Ok(accepted(operation.ok_or_else(|| unknown(&id))?))
+    let parsed = parse(&id).ok_or_else(|| unknown(&id))?;
+    match api.fleet.host().operations.cancel(&parsed) {
+        Ok(operation) => Ok(accepted(operation)),
+        Err(CancelError::Unknown) => Err(unknown(&id)),
+        Err(error @ CancelError::GoesOn) => {
+            let message = format!("could not call off operation `{id}`");
+            Err(ApiError::new(ErrorKind::Conflict, message)
+                .caused_by(&error)
+                .into())
+        }
+    }
 }
 
 pub async fn events(

@@ -41,9 +41,17 @@ impl KeyError {
 /// The guest's host key, made at its first use, and the `known_hosts` file that pins it.
 ///
 /// # Errors
-/// A file cannot be read or written, or holds no key.
+/// A file cannot be read or written.
 pub fn host_key(key: &Path, known_hosts: &Path, vm: &VmName) -> Result<String, KeyError> {
-    let (text, private) = load_or_make(key, &format!("{vm}.vm"))?;
+    let (text, private) = match load(key) {
+        Ok(found) => found,
+        // Missing, or emptied by a power cut: nobody but banger relies on it.
+        Err(_) => {
+            let text = openssh(key, new_key(&format!("{vm}.vm")).to_openssh(LineEnding::LF))?;
+            files::write_private(key, text.as_bytes())?;
+            load(key)?
+        }
+    };
     let public = openssh(key, private.public_key().to_openssh())?;
     files::write_private(known_hosts, format!("{vm} {public}\n").as_bytes())?;
     Ok(text)
@@ -58,7 +66,12 @@ pub fn authorized_key(key: &Path) -> Result<String, KeyError> {
     if let Some(directory) = key.parent().filter(|directory| !directory.exists()) {
         files::make_private_directory(directory)?;
     }
-    let (_, private) = load_or_make(key, "banger")?;
+    if !key.exists() {
+        let text = openssh(key, new_key("banger").to_openssh(LineEnding::LF))?;
+        // Whoever was quicker has made the key that counts.
+        files::write_private_once(key, text.as_bytes())?;
+    }
+    let (_, private) = load(key)?;
     let public = openssh(key, private.public_key().to_openssh())?;
     let mut beside = key.as_os_str().to_owned();
     beside.push(".pub");
@@ -66,12 +79,7 @@ pub fn authorized_key(key: &Path) -> Result<String, KeyError> {
     Ok(public)
 }
 
-fn load_or_make(path: &Path, comment: &str) -> Result<(String, PrivateKey), KeyError> {
-    if !path.exists() {
-        let text = openssh(path, new_key(comment).to_openssh(LineEnding::LF))?;
-        // Whoever was quicker has made the key that counts.
-        files::write_private_once(path, text.as_bytes())?;
-    }
+fn load(path: &Path) -> Result<(String, PrivateKey), KeyError> {
     let text = std::fs::read_to_string(path).map_err(FileError::new("read", path))?;
     let private = openssh(path, PrivateKey::from_openssh(&text))?;
     Ok((text, private))
@@ -106,11 +114,13 @@ mod tests {
         assert_eq!(host_key(&key, &known, &name).unwrap(), first);
         assert!(first.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----"));
         assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        let pinned = std::fs::read_to_string(known).unwrap();
+        let pinned = std::fs::read_to_string(&known).unwrap();
         assert!(
             pinned.starts_with("calm-otter ssh-ed25519 AAAA"),
             "{pinned}"
         );
+        std::fs::write(&key, "").unwrap();
+        assert_ne!(host_key(&key, &known, &name).unwrap(), first);
     }
 
     #[test]

@@ -513,10 +513,13 @@ impl Owner {
             Happening::MachineEnded { epoch, exit } if epoch == self.epoch => {
                 self.machine_ended(exit).await;
             }
-            Happening::LinkLost { epoch } if epoch == self.epoch && self.machine.is_some() => {
-                tracing::warn!("the link to the agent is broken");
+            Happening::LinkLost { epoch } if epoch == self.epoch => {
                 self.status.send_modify(|status| status.guest = None);
-                self.relink();
+                // In any other phase the link goes with the machine.
+                if self.phase() == Phase::Running {
+                    tracing::warn!("the link to the agent is broken");
+                    self.relink();
+                }
             }
             Happening::LinkUp { epoch, guest } if epoch == self.epoch => self.linked(guest),
             // News of a machine that is no more.
@@ -747,6 +750,7 @@ impl Owner {
     async fn begin_phase(&self, phase: Phase) -> Result<(), StoreError> {
         let mut row = self.status.borrow().row.clone();
         row.phase = phase;
+        row.failure = None;
         match self.host.database.update_vm(row.clone()).await {
             Err(error) if phase == Phase::Starting => return Err(error),
             Err(error) => {

@@ -1,6 +1,7 @@
 //! A real `bangerd` process in a home of its own, with the fake engine and the real agent.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "these are tests")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
