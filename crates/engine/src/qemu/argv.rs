@@ -103,7 +103,10 @@ impl Argv {
             }
             Accelerator::Tcg => {
                 self.option("-accel", "tcg,thread=multi");
-                self.option("-cpu", "max");
+                // Without "fast string moves": the guest's kernel and its C library would copy
+                // by `rep movsb`, which emulation carries out byte by byte. With other
+                // instructions copies cost a third to a quarter of the time.
+                self.option("-cpu", "max,-erms,-fsrm");
             }
         }
         self.option("-smp", format!("cpus={}", plan.vcpu));
@@ -253,7 +256,7 @@ mod tests {
             changed,
             [
                 ("-accel tcg,thread=multi", "-accel kvm"),
-                ("-cpu max", "-cpu host")
+                ("-cpu max,-erms,-fsrm", "-cpu host")
             ]
         );
     }
