@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind as IoErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path as FilePath, PathBuf};
 
 use axum::body::Body;
@@ -85,7 +86,7 @@ fn boot_log(stages: &[StageTime]) -> String {
         .collect()
 }
 
-/// A file that is read to its end, and then on as it grows.
+/// A file that is read to its end, and then on as it grows, also in a new file of its name.
 struct Growing {
     path: PathBuf,
     file: File,
@@ -111,6 +112,8 @@ impl Growing {
     /// The next piece; `None` at the end. Cancel-safe.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
+            // Looked at before the read: who has a new file writes no more to the old one.
+            let place = self.place()?;
             let piece = self.read()?;
             if !piece.is_empty() {
                 return Ok(Some(piece));
@@ -118,11 +121,33 @@ impl Growing {
             let Some(changes) = &self.changes else {
                 return Ok(None);
             };
-            let mut ready = changes.readable().await?;
-            let drained = ready.try_io(|changes| drain(changes.get_ref()));
-            if matches!(drained, Ok(Ok(Change::Gone))) && !self.path.exists() {
-                return Ok(None);
+            match place {
+                Place::Removed => return Ok(None),
+                Place::Replaced => {
+                    match File::open(&self.path) {
+                        Ok(file) => self.file = file,
+                        Err(error) if error.kind() == IoErrorKind::NotFound => {}
+                        Err(error) => return Err(error),
+                    }
+                    continue;
+                }
+                Place::Here | Place::Renamed => {}
             }
+            let mut ready = changes.readable().await?;
+            // Whatever changed, the next turn sees it.
+            let _ = ready.try_io(|changes| drain(changes.get_ref()));
+        }
+    }
+
+    /// Where the open file is. A start renames the log and begins a new one.
+    fn place(&self) -> io::Result<Place> {
+        let open = self.file.metadata()?;
+        match std::fs::metadata(&self.path) {
+            Ok(named) if (named.dev(), named.ino()) == (open.dev(), open.ino()) => Ok(Place::Here),
+            Ok(_) => Ok(Place::Replaced),
+            Err(error) if error.kind() != IoErrorKind::NotFound => Err(error),
+            Err(_) if open.nlink() == 0 => Ok(Place::Removed),
+            Err(_) => Ok(Place::Renamed),
         }
     }
 
@@ -139,40 +164,42 @@ impl Growing {
     }
 }
 
+/// Where an open file is.
 #[derive(Debug, PartialEq, Eq)]
-enum Change {
-    Content,
-    Gone,
+enum Place {
+    /// Under its name.
+    Here,
+    /// Under another name, and nothing has its own yet.
+    Renamed,
+    /// Another file has its name.
+    Replaced,
+    /// It has no name any more.
+    Removed,
 }
 
+/// Watches a file by its directory, which sees new files of its name too (inotify(7)).
 fn watch(path: &FilePath) -> io::Result<AsyncFd<OwnedFd>> {
     let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    // ATTRIB: the last name of a file that is still open was removed (inotify(7)).
     let wanted = inotify::WatchFlags::MODIFY
-        | inotify::WatchFlags::ATTRIB
+        | inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::MOVE
+        | inotify::WatchFlags::DELETE
         | inotify::WatchFlags::DELETE_SELF;
-    inotify::add_watch(&changes, path, wanted)?;
+    let directory = path.parent().expect("a log is in a directory");
+    inotify::add_watch(&changes, directory, wanted)?;
     watched(changes, Interest::READABLE)
 }
 
 /// Takes all events that there are; `WouldBlock` if there are none.
-fn drain(changes: &OwnedFd) -> io::Result<Change> {
+fn drain(changes: &OwnedFd) -> io::Result<()> {
     let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
     let mut reader = inotify::Reader::new(changes, &mut buffer);
-    let mut change = None;
+    let mut any = false;
     loop {
         match reader.next() {
-            Ok(event) => {
-                let content = event.events() == inotify::ReadFlags::MODIFY;
-                if !content || change.is_none() {
-                    change = Some(if content {
-                        Change::Content
-                    } else {
-                        Change::Gone
-                    });
-                }
-            }
-            Err(error) => return change.ok_or_else(|| error.into()),
+            Ok(_) => any = true,
+            Err(_) if any => return Ok(()),
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -196,6 +223,32 @@ mod tests {
         writer.rewind().unwrap();
         writer.write_all(b"3").unwrap();
         assert_eq!(log.next().await.unwrap().unwrap(), "3");
+        let (end, ()) = tokio::join!(log.next(), async { std::fs::remove_file(&path).unwrap() });
+        assert_eq!(end.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_followed_log_goes_on_in_the_file_of_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console.log");
+        std::fs::write(&path, "one").unwrap();
+        let mut log = Growing::open(path.clone(), true).unwrap().unwrap();
+        assert_eq!(log.next().await.unwrap().unwrap(), "one");
+        for (last, first) in [("two", "three"), ("", "four")] {
+            let mut old = File::options().append(true).open(&path).unwrap();
+            let (piece, ()) = tokio::join!(log.next(), async {
+                old.write_all(last.as_bytes()).unwrap();
+                std::fs::rename(&path, path.with_extension("log.1")).unwrap();
+                tokio::task::yield_now().await;
+                std::fs::write(&path, first).unwrap();
+            });
+            let mut seen = piece.unwrap().unwrap();
+            if !last.is_empty() {
+                assert_eq!(seen, last);
+                seen = log.next().await.unwrap().unwrap();
+            }
+            assert_eq!(seen, first);
+        }
         let (end, ()) = tokio::join!(log.next(), async { std::fs::remove_file(&path).unwrap() });
         assert_eq!(end.unwrap(), None);
     }
