@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 
+use banger_engine::ReleaseError;
 use banger_proto::api::EngineKind;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::name::VmName;
@@ -58,60 +59,104 @@ impl LeftOver {
 /// Releases everything of a VM that `extent` names. Succeeds when there is nothing.
 ///
 /// # Errors
-/// All that could not be released; the rest is gone.
+/// All that could not be released; the rest is gone. While the machine may still run, nothing
+/// is taken from under it: then only the engine's part was tried.
 pub async fn take_down(
     host: &Host,
     layout: &Layout,
     engine: EngineKind,
     extent: Extent,
 ) -> Result<(), LeftOver> {
-    let mut parts: Vec<(&'static str, Box<dyn Error + Send + Sync>)> = Vec::new();
-    let mut note = |part: &'static str, result: Result<(), Box<dyn Error + Send + Sync>>| {
-        if let Err(error) = result {
-            tracing::warn!(part, error = %error, "could not release");
-            parts.push((part, error));
+    let engine_ended = host.engines.release(&layout.place).await;
+    after_engine(engine_ended, async {
+        let mut parts: Vec<Part> = Vec::new();
+        if engine != EngineKind::Fake {
+            let detached = host.network.detach(layout.place.slot).await;
+            parts.push(("network", detached.map_err(Into::into)));
         }
-    };
-    // The engine first: nothing may be taken from under a running guest.
-    note(
-        "engine",
-        host.engines
-            .release(&layout.place)
-            .await
-            .map_err(Into::into),
-    );
-    if engine != EngineKind::Fake {
-        note(
-            "network",
-            host.network
-                .detach(layout.place.slot)
-                .await
-                .map_err(Into::into),
-        );
-    }
-    let layout = layout.clone();
-    let removed = crate::blocking(move || {
-        [
-            (
-                "sockets",
-                files::remove_directory(&layout.place.runtime_dir),
-            ),
-            ("handles", files::remove_file(&layout.handles)),
-            (
-                "directory",
-                match extent {
-                    Extent::Running => Ok(()),
-                    Extent::Everything => files::remove_directory(&layout.directory),
-                },
-            ),
-        ]
+        let layout = layout.clone();
+        let removed = crate::blocking(move || remove_files(&layout, extent)).await;
+        parts.extend(removed);
+        parts
     })
-    .await;
-    for (part, result) in removed {
-        note(part, result.map_err(Into::into));
+    .await
+}
+
+/// A part of a VM, and how its release went.
+type Part = (&'static str, Result<(), Box<dyn Error + Send + Sync>>);
+
+/// Releases the rest, unless the engine's release left a machine that may still run.
+async fn after_engine(
+    engine: Result<(), ReleaseError>,
+    rest: impl Future<Output = Vec<Part>>,
+) -> Result<(), LeftOver> {
+    let may_run = matches!(
+        engine,
+        Err(ReleaseError::Processes(_) | ReleaseError::Kill { .. })
+    );
+    let mut released: Vec<Part> = vec![("engine", engine.map_err(Into::into))];
+    if !may_run {
+        released.extend(rest.await);
     }
+    let parts: Vec<_> = released
+        .into_iter()
+        .filter_map(|(part, result)| Some((part, result.err()?)))
+        .inspect(|(part, error)| tracing::warn!(part, %error, "could not release"))
+        .collect();
     match parts.is_empty() {
         true => Ok(()),
         false => Err(LeftOver { parts }),
+    }
+}
+
+fn remove_files(layout: &Layout, extent: Extent) -> Vec<Part> {
+    let directory = match extent {
+        Extent::Running => Ok(()),
+        Extent::Everything => files::remove_directory(&layout.directory),
+    };
+    let sockets = files::remove_directory(&layout.place.runtime_dir);
+    let handles = files::remove_file(&layout.handles);
+    vec![
+        ("sockets", sockets.map_err(Into::into)),
+        ("handles", handles.map_err(Into::into)),
+        ("directory", directory.map_err(Into::into)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    fn left(error: &LeftOver) -> Vec<&'static str> {
+        error.parts.iter().map(|(part, _)| *part).collect()
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_from_under_a_machine_that_may_still_run() {
+        for engine in [
+            ReleaseError::Processes(io::Error::other("no /proc")),
+            ReleaseError::Kill {
+                pid: 1,
+                source: io::Error::other("it stays"),
+            },
+        ] {
+            let rest = async { unreachable!("the rest is not to be released") };
+            let error = after_engine(Err(engine), rest).await.unwrap_err();
+            assert_eq!(left(&error), ["engine"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn all_else_is_tried_whatever_fails() {
+        let failed = |part| (part, Err(io::Error::other("no").into()));
+        let socket = ReleaseError::Socket {
+            path: "/s".into(),
+            source: io::Error::other("no"),
+        };
+        let rest = async { vec![failed("network"), ("sockets", Ok(())), failed("handles")] };
+        let error = after_engine(Err(socket), rest).await.unwrap_err();
+        assert_eq!(left(&error), ["engine", "network", "handles"]);
+        assert!(after_engine(Ok(()), async { Vec::new() }).await.is_ok());
     }
 }
