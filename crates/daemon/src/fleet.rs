@@ -279,8 +279,7 @@ impl Fleet {
     /// A VM as the API shows it.
     pub fn describe(&self, status: &Status) -> api::Vm {
         let row = &status.row;
-        let mtu = self.host.network.mtu();
-        let network = banger_net::plan::plan(&self.host.network_config, row.slot, mtu);
+        let ip = banger_net::plan::address(&self.host.network_config, row.slot);
         api::Vm {
             id: row.id.clone(),
             name: row.name.clone(),
@@ -297,10 +296,10 @@ impl Fleet {
             engine: row.engine,
             engine_reason: row.engine_reason.clone(),
             nat: row.nat,
-            ip: network
+            ip: ip
                 .ok()
                 .filter(|_| row.engine != EngineKind::Fake)
-                .map(|network| network.ip.to_string()),
+                .map(|ip| ip.to_string()),
             labels: row.labels.clone(),
             ephemeral: row.lease.is_some(),
             created_at: row.created_at.clone(),

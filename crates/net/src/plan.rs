@@ -60,18 +60,23 @@ pub enum PlanError {
 pub fn plan(config: &NetworkConfig, slot: u16, mtu: u16) -> Result<Plan, PlanError> {
     let instance: Instance = config.instance.parse()?;
     let subnet = Subnet::new(config.bridge)?;
-    let ip = subnet.guest(slot).ok_or(PlanError::Slot {
-        slot,
-        last: subnet.last_slot(),
-    })?;
     Ok(Plan {
         tap: TapName { instance, slot },
-        ip,
+        ip: address(config, slot)?,
         mac: Mac::of_guest(instance, slot),
         gateway: subnet.gateway,
         prefix: subnet.prefix,
         dns: subnet.gateway,
         mtu,
+    })
+}
+
+/// The address of the guest in `slot`.
+pub fn address(config: &NetworkConfig, slot: u16) -> Result<Ipv4Addr, PlanError> {
+    let subnet = Subnet::new(config.bridge)?;
+    subnet.guest(slot).ok_or(PlanError::Slot {
+        slot,
+        last: subnet.last_slot(),
     })
 }
 
@@ -264,7 +269,8 @@ mod tests {
         ] {
             let config = config("10.0.0.1", prefix);
             assert_eq!(last_slot(&config), Ok(last));
-            assert!(plan(&config, last, 1500).is_ok(), "/{prefix}");
+            let ip = plan(&config, last, 1500).unwrap().ip;
+            assert_eq!(address(&config, last), Ok(ip), "/{prefix}");
             for slot in [0, last + 1] {
                 let error = plan(&config, slot, 1500).unwrap_err();
                 assert_eq!(error, PlanError::Slot { slot, last }, "/{prefix}");
