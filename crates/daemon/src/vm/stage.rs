@@ -10,6 +10,8 @@ use banger_image::disk::DiskError;
 use banger_image::{ImageError, KernelError, StoreError};
 use banger_net::AttachError;
 use banger_proto::error::ErrorKind;
+use banger_proto::id::ImageId;
+use banger_proto::name::ArtifactName;
 
 use super::identity::KeyError;
 use crate::engines::EngineUnavailable;
@@ -78,6 +80,14 @@ pub enum StageError {
     /// The image is not to be had.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The image that an existing VM was made of is gone.
+    #[error("the image `{name}` ({}) that the VM was made of is gone", .id.as_str())]
+    ImageGone {
+        /// Its name, which another image may have by now.
+        name: ArtifactName,
+        /// Its id.
+        id: ImageId,
+    },
     /// The kernel is not to be had.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -128,7 +138,7 @@ impl StageError {
             Self::Kernel(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Disk(error) => error.kind(),
-            Self::Engine(_) => ErrorKind::Precondition,
+            Self::Engine(_) | Self::ImageGone { .. } => ErrorKind::Precondition,
             Self::Network(error) if error.hint().is_some() => ErrorKind::Precondition,
             Self::Connect(ConnectError::Ended { .. }) => ErrorKind::Failed,
             Self::Connect(ConnectError::Silent { .. }) => ErrorKind::Timeout,
@@ -142,6 +152,11 @@ impl StageError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Image(error) => error.hint(),
+            Self::ImageGone { .. } => Some(
+                "put its directory back into banger's `images`, or delete the VM and create it \
+                 anew: its system disk fits no other image"
+                    .to_owned(),
+            ),
             Self::Kernel(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::File(error) => error.hint(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use banger_engine::{Machine, MachineSpec, Nic};
-use banger_image::Reporter;
+use banger_image::{Image, Reporter, Store};
 use banger_net::Attachment;
 use banger_proto::agent::Configure;
 use banger_proto::api::EngineKind;
@@ -73,8 +73,13 @@ impl Artifacts {
     /// What the agent of an existing VM must be told of its image, as far as it is known: an
     /// image may have been deleted or damaged while its VM runs.
     pub fn of_existing(host: &Host, row: &VmRow) -> Self {
-        let image = host.images.image(&row.image).ok().flatten();
+        let image = match &row.image_id {
+            Some(id) => host.images.image_by_id(id),
+            None => host.images.image(&row.image),
+        };
         image
+            .ok()
+            .flatten()
             .map(|image| Self::of(image.manifest))
             .unwrap_or_default()
     }
@@ -193,7 +198,11 @@ impl Start {
 
     async fn image(&self) -> Result<(Artifacts, BootFiles), StageError> {
         let images = &self.host.images;
-        if self.row.engine == EngineKind::Fake && images.image(&self.row.image)?.is_none() {
+        let never_booted = self.row.image_id.is_none();
+        if self.row.engine == EngineKind::Fake
+            && never_booted
+            && images.image(&self.row.image)?.is_none()
+        {
             // No VM boots here, so there is nothing to boot from.
             self.pass(Stage::Image, Moment::HalfWay).await?;
             let nothing = PathBuf::from("/dev/null");
@@ -207,7 +216,7 @@ impl Start {
         }
         let report = self.report.clone();
         let report = Reporter::new(move |progress| report.progress(progress));
-        let image = images.ensure_image(&self.row.image, &report).await?;
+        let image = image_of(images, &self.row, &report).await?;
         self.pass(Stage::Image, Moment::HalfWay).await?;
         let kernel = images
             .ensure_kernel(&image.manifest.kernel, &report)
@@ -324,6 +333,20 @@ impl Start {
     }
 }
 
+/// The image that a VM boots: that of its first boot for ever, because its system disk is an
+/// overlay of that one. Before, the one that has the name.
+async fn image_of(images: &Store, row: &VmRow, report: &Reporter) -> Result<Image, StageError> {
+    let Some(id) = row.image_id.clone() else {
+        return Ok(images.ensure_image(&row.image, report).await?);
+    };
+    let (store, wanted) = (images.clone(), id.clone());
+    let found = crate::blocking(move || store.image_by_id(&wanted)).await?;
+    found.ok_or_else(|| StageError::ImageGone {
+        name: row.image.clone(),
+        id,
+    })
+}
+
 /// Tells the guest who it is. Each new link needs it.
 ///
 /// # Errors
@@ -357,4 +380,60 @@ pub async fn configure(
         .configure(&identity)
         .await
         .map_err(StageError::Configure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::vms::tests::row;
+    use banger_image::StoreConfig;
+    use std::fs;
+    use std::path::Path;
+
+    fn put_image(state: &Path, id: &ImageId, name: &ArtifactName, created_at: &str) {
+        let directory = state.join("images").join(id.as_str());
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("rootfs.ext4"), "disk").unwrap();
+        let manifest = serde_json::json!({
+            "id": id,
+            "name": name,
+            "digest": "sha256:0",
+            "source": "a test",
+            "distro": "debian 12",
+            "arch": "x86_64",
+            "created_at": created_at,
+            "size": 4096,
+            "rootfs_length": 4,
+            "kernel": "debian-6.1",
+        });
+        fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_vm_boots_the_image_of_its_first_boot_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let images = Store::open(StoreConfig {
+            state_dir: state.clone(),
+            cache_dir: dir.path().join("cache"),
+            agent: dir.path().join("agent"),
+            debian_mirror: None,
+        })
+        .unwrap();
+        let mut row = row("a");
+        let (first, second) = (ImageId::new(), ImageId::new());
+        put_image(&state, &first, &row.image, "2026-01-01T00:00:00Z");
+        put_image(&state, &second, &row.image, "2026-02-01T00:00:00Z");
+        let report = Reporter::new(|_| {});
+        let booted = image_of(&images, &row, &report).await.unwrap();
+        assert_eq!(booted.manifest.id, second, "a new VM gets the newest");
+        row.image_id = Some(first.clone());
+        let booted = image_of(&images, &row, &report).await.unwrap();
+        assert_eq!(booted.manifest.id, first);
+        fs::remove_dir_all(state.join("images").join(first.as_str())).unwrap();
+        let error = image_of(&images, &row, &report).await.unwrap_err();
+        assert!(matches!(&error, StageError::ImageGone { id, .. } if *id == first));
+        assert!(error.to_string().contains("is gone"), "{error}");
+        assert!(error.hint().is_some());
+    }
 }
