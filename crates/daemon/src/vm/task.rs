@@ -14,7 +14,7 @@ use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{RequestId, VmId};
 use banger_proto::name::VmName;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -231,6 +231,8 @@ struct Job {
     works: Vec<Work>,
     /// Calls the job off, or makes it hurry where it must still be done.
     hurry: CancellationToken,
+    /// The task that does it.
+    task: task::Id,
 }
 
 /// What is to be done next, as soon as the present job has ended.
@@ -260,7 +262,6 @@ enum Happening {
         epoch: u64,
         guest: Guest,
     },
-    Panicked,
 }
 
 #[derive(Debug)]
@@ -298,9 +299,10 @@ impl Owner {
                     // The fleet is gone: the daemon ends, and the VM stays as it is.
                     None => return,
                 },
-                Some(happening) = self.background.join_next() => {
-                    self.learn(happening.unwrap_or(Happening::Panicked)).await;
-                }
+                Some(joined) = self.background.join_next_with_id() => match joined {
+                    Ok((_, happening)) => self.learn(happening).await,
+                    Err(error) => self.broke_down(&error).await,
+                },
             }
             if self.job.is_none() {
                 for reply in self.quiesce.drain(..) {
@@ -490,8 +492,8 @@ impl Owner {
         hurry: CancellationToken,
         job: impl Future<Output = Happening> + Send + 'static,
     ) {
-        self.job = Some(Job { works, hurry });
-        self.background.spawn(job.in_current_span());
+        let task = self.background.spawn(job.in_current_span()).id();
+        self.job = Some(Job { works, hurry, task });
     }
 
     async fn learn(&mut self, happening: Happening) {
@@ -526,16 +528,20 @@ impl Owner {
             Happening::MachineEnded { .. }
             | Happening::LinkLost { .. }
             | Happening::LinkUp { .. } => {}
-            Happening::Panicked => {
-                tracing::error!("a job of this VM broke down");
-                if self.job.is_some() {
-                    let name = self.status.borrow().row.name.clone();
-                    let error = ApiError::new(ErrorKind::Failed, format!("VM `{name}` failed"))
-                        .with_hint("this is a fault in banger: see `banger daemon logs`");
-                    self.job_ended(Event::StuckReleasing, Some(error)).await;
-                }
-            }
         }
+    }
+
+    /// A task beside the owner panicked: the job, or one that only watches.
+    async fn broke_down(&mut self, error: &JoinError) {
+        if !self.job.as_ref().is_some_and(|job| job.task == error.id()) {
+            tracing::error!(%error, "a watcher of this VM broke down");
+            return;
+        }
+        tracing::error!(%error, "a job of this VM broke down");
+        let name = self.status.borrow().row.name.clone();
+        let error = ApiError::new(ErrorKind::Failed, format!("VM `{name}` failed"))
+            .with_hint("this is a fault in banger: see `banger daemon logs`");
+        self.job_ended(Event::StuckReleasing, Some(error)).await;
     }
 
     async fn started(&mut self, started: Started) {
