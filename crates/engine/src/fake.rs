@@ -19,10 +19,10 @@ use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
-use crate::process::{Detached, Ended, Process, ProcessFailure, marked};
+use crate::process::{Detached, Ended, Process, ProcessFailure};
 use crate::{
-    Access, Activity, AdoptError, AgentStream, ControlError, Engine, Exit, ExitCause, LaunchError,
-    Machine, MachineHandle, MachineSpec, Place, ReleaseError, files, reactor, release, tail,
+    Access, Activity, AgentStream, ControlError, Engine, Exit, ExitCause, LaunchError, Machine,
+    MachineHandle, MachineSpec, Place, files, reactor, release, tail,
 };
 
 /// How long the agent may take until it listens.
@@ -110,22 +110,11 @@ impl Engine for Fake {
         }
         Ok(Arc::new(machine))
     }
+}
 
-    async fn adopt(
-        &self,
-        place: &Place,
-        handle: Option<&MachineHandle>,
-    ) -> Result<Option<Arc<dyn Machine>>, AdoptError> {
-        let process = marked::find(place, handle).map_err(AdoptError::Processes)?;
-        Ok(process.map(|process| {
-            let machine: Arc<dyn Machine> = Arc::new(FakeMachine::new(place.clone(), process));
-            machine
-        }))
-    }
-
-    async fn release(&self, place: &Place) -> Result<(), ReleaseError> {
-        release::release(place).await
-    }
+/// The machine of a process that runs already.
+pub(crate) fn adopted(place: Place, process: Process) -> Arc<dyn Machine> {
+    Arc::new(FakeMachine::new(place, process))
 }
 
 #[derive(Debug)]

@@ -1,13 +1,15 @@
-//! The drivers of the processes that run VMs. An [`Engine`] launches, adopts and releases
-//! [`Machine`]s; what is particular to one engine stays in its module.
+//! The drivers of the processes that run VMs. An [`Engine`] launches [`Machine`]s;
+//! [`adopt`] and [`release`] need no engine, so that they work when it is not to be had. What is
+//! particular to one engine stays in its module.
 //!
 //! - [`Qemu`]: `qemu-system-x86_64`, with KVM where it is usable ([`probe`]) and software
 //!   emulation elsewhere;
 //! - [`Fake`]: no VM at all, the guest agent as an ordinary process, for tests.
 //!
-//! All that a machine has on the host is named by its [`Place`], so that [`Engine::release`]
+//! All that a machine has on the host is named by its [`Place`], so that [`release`]
 //! needs no memory of the launch.
 
+mod adopt;
 mod checks;
 mod fake;
 mod files;
@@ -23,6 +25,7 @@ mod tail;
 pub mod probe;
 pub mod process;
 
+pub use adopt::adopt;
 pub use checks::checks;
 pub use fake::Fake;
 pub use machine::{
@@ -31,5 +34,6 @@ pub use machine::{
 };
 pub use place::{InvalidMark, Mark, Place};
 pub use qemu::{Qemu, QemuMissing};
+pub use release::release;
 pub use spec::{Access, Disk, MachineSpec, Nic};
 pub use tail::tail;

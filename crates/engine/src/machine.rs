@@ -31,29 +31,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// CPUs run. The guest is not up then.
     ///
     /// When this fails, or the future is dropped, something may be left over:
-    /// [`Engine::release`] removes it.
+    /// [`crate::release`] removes it.
     ///
     /// # Errors
     /// Something that `spec` names cannot be used, or the engine did not start.
     async fn launch(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>, LaunchError>;
-
-    /// Finds the running machine of `place`, by what `handle` remembers of it, or by its
-    /// mark where there is no (true) handle. `None`: it does not run.
-    ///
-    /// # Errors
-    /// The host's processes cannot be looked at.
-    async fn adopt(
-        &self,
-        place: &Place,
-        handle: Option<&MachineHandle>,
-    ) -> Result<Option<Arc<dyn Machine>>, AdoptError>;
-
-    /// Ends whatever carries the mark of `place` and removes its sockets. Succeeds when
-    /// there is nothing. The logs stay.
-    ///
-    /// # Errors
-    /// Something is left over.
-    async fn release(&self, place: &Place) -> Result<(), ReleaseError>;
 }
 
 /// A running machine: the engine's process with one guest in it. When the value is dropped
@@ -227,6 +209,9 @@ pub enum AdoptError {
     /// The host's processes cannot be looked at.
     #[error("could not look for the machine's process")]
     Processes(#[source] io::Error),
+    /// This build has no driver for the engine that runs it.
+    #[error("this version of banger has no driver for the engine `{0}`")]
+    NotBuilt(EngineKind),
 }
 
 /// What a release has left over.

@@ -12,8 +12,12 @@ use crate::{Place, ReleaseError, socket};
 /// it was being killed are found by the next look.
 const ROUNDS: usize = 8;
 
-/// Kills all that carries the mark of `place`, and their children, and removes the sockets.
-pub(crate) async fn release(place: &Place) -> Result<(), ReleaseError> {
+/// Ends whatever carries the mark of `place`, and its children, and removes the sockets, of
+/// whichever engine it is. Succeeds when there is nothing. The logs stay.
+///
+/// # Errors
+/// Something is left over.
+pub async fn release(place: &Place) -> Result<(), ReleaseError> {
     kill(place).await.map_err(|(pid, source)| match pid {
         Some(pid) => ReleaseError::Kill { pid, source },
         None => ReleaseError::Processes(source),

@@ -59,7 +59,7 @@ async fn a_launched_agent_listens_is_detached_and_ends_with_its_release() {
     in_time(machine.connect()).await.unwrap();
     let pid = machine.handle().process.pid;
     assert_eq!(session(pid), pid);
-    in_time(fake.release(&home.place)).await.unwrap();
+    in_time(banger_engine::release(&home.place)).await.unwrap();
     assert_eq!(
         in_time(machine.exited()).await.cause,
         ExitCause::Killed { signal: Some(9) }
@@ -77,7 +77,7 @@ async fn the_power_button_ends_the_agent_in_order() {
     let exit = in_time(machine.exited()).await;
     assert_eq!(exit.cause, ExitCause::PoweredOff, "{:?}", exit.engine_log);
     assert!(matches!(machine.pause().await, Err(ControlError::Ended)));
-    fake.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
     home.assert_released(&fake).await;
 }
 
@@ -103,7 +103,7 @@ async fn a_paused_agent_can_be_resumed_and_killed() {
     .await;
     machine.pause().await.unwrap();
     in_time(machine.kill()).await.unwrap();
-    fake.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
     home.assert_released(&fake).await;
 }
 
@@ -112,12 +112,15 @@ async fn an_agent_is_adopted_by_its_mark() {
     let fake = fake_or_skip!();
     let home = Home::new();
     let first = in_time(fake.launch(home.spec(&[]))).await.unwrap();
-    let second = fake.adopt(&home.place, None).await.unwrap().unwrap();
+    let second = banger_engine::adopt(fake.kind(), &home.place, None)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(first.handle(), second.handle());
     let mark: Mark = home.place.mark();
     let found = process::marked(&home.place.instance).unwrap();
     assert!(found.iter().all(|found| found.mark == mark));
-    fake.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
     in_time(second.exited()).await;
     home.assert_released(&fake).await;
 }
@@ -153,5 +156,5 @@ async fn an_agent_that_does_not_start_tells_its_last_words() {
     could not start `HOME/missing`
     No such file or directory (os error 2)
     ");
-    fake.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
 }

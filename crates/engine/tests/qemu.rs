@@ -55,7 +55,7 @@ async fn a_guest_that_powers_off_ends_its_machine_and_everybody_learns_it() {
     assert_eq!(first, second);
     assert!(matches!(machine.pause().await, Err(ControlError::Ended)));
     machine.kill().await.unwrap();
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
     home.assert_released(&qemu).await;
 }
 
@@ -65,7 +65,7 @@ async fn a_guest_that_restarts_ends_its_machine() {
     let home = Home::new();
     let machine = qemu.launch(home.spec(RESET)).await.unwrap();
     assert_eq!(in_time(machine.exited()).await.cause, ExitCause::Reset);
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn the_console_goes_to_its_log_and_the_log_before_is_kept() {
         b"of the boot before\n"
     );
     machine.kill().await.unwrap();
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_machine_is_paused_and_resumed_and_killed() {
         in_time(machine.exited()).await.cause,
         ExitCause::Killed { signal: Some(9) }
     );
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
     home.assert_released(&qemu).await;
 }
 
@@ -156,7 +156,7 @@ async fn an_engine_is_detached_unprivileged_and_inherits_only_its_own() {
         eprintln!("skipped: only root's engines change their user");
     }
     machine.kill().await.unwrap();
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
 }
 
 /// `fcntl(F_SETFD, 0)`.
@@ -183,7 +183,7 @@ async fn what_is_written_before_the_guest_is_up_waits() {
         .unwrap();
     assert!(!stream.all_taken().unwrap());
     machine.kill().await.unwrap();
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
 }
 
 #[tokio::test]
@@ -193,10 +193,10 @@ async fn a_launch_that_is_called_off_leaves_nothing_after_its_release() {
     let called_off = tokio::time::timeout(Duration::ZERO, qemu.launch(home.spec(IDLE))).await;
     assert!(called_off.is_err());
     assert_eq!(process::marked(&home.place.instance).unwrap().len(), 1);
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
     home.assert_released(&qemu).await;
     // Once more: there is nothing to release, and that is no failure.
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn a_released_place_can_be_launched_again() {
     let home = Home::new();
     for _ in 0..2 {
         qemu.launch(home.spec(IDLE)).await.unwrap();
-        qemu.release(&home.place).await.unwrap();
+        banger_engine::release(&home.place).await.unwrap();
         home.assert_released(&qemu).await;
     }
 }
@@ -220,7 +220,7 @@ async fn a_launch_says_what_cannot_be_used() {
         change(&mut spec);
         let error = qemu.launch(spec).await.unwrap_err();
         shown.push(format!("--- {what}\n{}", home.shown(&error)));
-        qemu.release(&home.place).await.unwrap();
+        banger_engine::release(&home.place).await.unwrap();
         home.assert_released(&qemu).await;
     };
     fails("no kernel", &|spec| spec.kernel = home.path("missing")).await;
@@ -274,8 +274,8 @@ async fn two_machines_cannot_write_to_one_disk() {
         second.shown(&error)
     );
     machine.kill().await.unwrap();
-    qemu.release(&first.place).await.unwrap();
-    qemu.release(&second.place).await.unwrap();
+    banger_engine::release(&first.place).await.unwrap();
+    banger_engine::release(&second.place).await.unwrap();
 }
 
 #[tokio::test]
@@ -301,7 +301,7 @@ async fn a_program_that_is_gone_is_named() {
     could not start `HOME/qemu`
     No such file or directory (os error 2)
     ");
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
 }
 
 /// Set for the process that launches a machine and dies.
@@ -359,11 +359,13 @@ async fn a_machine_outlives_its_daemon_and_is_adopted_by_the_next() {
         ..handle.clone()
     };
     for known in [Some(&handle), None, Some(&stale)] {
-        let machine = qemu.adopt(&home.place, known).await.unwrap().unwrap();
+        let machine = banger_engine::adopt(qemu.kind(), &home.place, known)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(machine.handle(), &handle);
     }
-    let machine = qemu
-        .adopt(&home.place, Some(&handle))
+    let machine = banger_engine::adopt(qemu.kind(), &home.place, Some(&handle))
         .await
         .unwrap()
         .unwrap();
@@ -377,12 +379,12 @@ async fn a_machine_outlives_its_daemon_and_is_adopted_by_the_next() {
     killed.unwrap();
     assert_eq!(exit.cause, ExitCause::Killed { signal: Some(9) });
     assert!(
-        qemu.adopt(&home.place, Some(&handle))
+        banger_engine::adopt(qemu.kind(), &home.place, Some(&handle))
             .await
             .unwrap()
             .is_none()
     );
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
     home.assert_released(&qemu).await;
 }
 
@@ -397,8 +399,8 @@ async fn a_socket_left_over_from_a_crash_is_an_error_until_it_is_released() {
         _ => false,
     };
     assert!(is_in_use(&error), "{error:?}");
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
     qemu.launch(home.spec(IDLE)).await.unwrap();
-    qemu.release(&home.place).await.unwrap();
+    banger_engine::release(&home.place).await.unwrap();
     assert!(!Path::new(&home.place.agent_socket()).exists());
 }

@@ -41,7 +41,6 @@ fn agent() -> Option<PathBuf> {
 
 /// A fake machine of its own for a test.
 struct Lab {
-    engine: Fake,
     machine: Arc<dyn Machine>,
     directory: tempfile::TempDir,
 }
@@ -76,11 +75,7 @@ impl Lab {
             })
             .await
             .unwrap();
-        Self {
-            engine,
-            machine,
-            directory,
-        }
+        Self { machine, directory }
     }
 
     async fn connect(&self) -> Guest {
@@ -88,7 +83,7 @@ impl Lab {
     }
 
     async fn end(self) {
-        self.engine.release(self.machine.place()).await.unwrap();
+        banger_engine::release(self.machine.place()).await.unwrap();
     }
 }
 

@@ -172,7 +172,9 @@ async fn meet(fleet: &Fleet, mut row: VmRow, fate: Fate) -> bool {
             fleet.bring_in(row, Origin::AtRest);
             return false;
         }
-        Fate::Adopt => match adopt(host, &row, &layout).await {
+        Fate::Adopt => match adopt(&row, &layout).await {
+            // It cannot be asked to go on with its stop.
+            Adoption::Runs(Origin::AtRest) if row.phase == Phase::Stopping => Some(Phase::Stopped),
             Adoption::Runs(origin) => {
                 fleet.bring_in(row, origin);
                 return true;
@@ -220,19 +222,10 @@ enum Adoption {
     Ended,
 }
 
-async fn adopt(host: &Host, row: &VmRow, layout: &Layout) -> Adoption {
+async fn adopt(row: &VmRow, layout: &Layout) -> Adoption {
     let file = layout.handles.clone();
     let handle = crate::blocking(move || handles::read(&file)).await;
-    let engine = match host.engines.get(row.engine).await {
-        Ok(engine) => engine,
-        Err(error) => {
-            // Its process runs, and ending it is not ours to decide. It can be stopped and
-            // deleted, but not reached.
-            tracing::error!(%error, vm = %row.name, "could not adopt: its engine is not to be had");
-            return Adoption::Runs(Origin::AtRest);
-        }
-    };
-    match engine.adopt(&layout.place, handle.as_ref()).await {
+    match banger_engine::adopt(row.engine, &layout.place, handle.as_ref()).await {
         Ok(Some(machine)) => {
             // The file may have been missing or wrong.
             let (file, handle) = (layout.handles.clone(), machine.handle().clone());
@@ -243,6 +236,8 @@ async fn adopt(host: &Host, row: &VmRow, layout: &Layout) -> Adoption {
         }
         Ok(None) => Adoption::Ended,
         Err(error) => {
+            // Its process may run, and ending it is not ours to decide. It can be stopped and
+            // deleted, but not reached.
             tracing::error!(%error, vm = %row.name, "could not adopt");
             Adoption::Runs(Origin::AtRest)
         }

@@ -28,11 +28,8 @@ use self::argv::{Accelerator, Plan, PlanDisk, PlanNic, argv};
 use self::binary::Binary;
 use self::machine::QemuMachine;
 use crate::checks::with_causes;
-use crate::process::{Detached, Identity, Process, marked};
-use crate::{
-    AdoptError, Engine, LaunchError, Machine, MachineHandle, MachineSpec, Place, ReleaseError,
-    files, probe, release, socket,
-};
+use crate::process::{Detached, Identity, Process};
+use crate::{Engine, LaunchError, Machine, MachineSpec, Place, files, probe, socket};
 
 pub use self::binary::QemuMissing;
 
@@ -187,23 +184,11 @@ impl Engine for Qemu {
         machine.await_launch(LAUNCH_LIMIT * self.patience()).await?;
         Ok(Arc::new(machine))
     }
+}
 
-    async fn adopt(
-        &self,
-        place: &Place,
-        handle: Option<&MachineHandle>,
-    ) -> Result<Option<Arc<dyn Machine>>, AdoptError> {
-        let Some(process) = marked::find(place, handle).map_err(AdoptError::Processes)? else {
-            return Ok(None);
-        };
-        Ok(Some(Arc::new(
-            QemuMachine::new(place.clone(), process).await,
-        )))
-    }
-
-    async fn release(&self, place: &Place) -> Result<(), ReleaseError> {
-        release::release(place).await
-    }
+/// The machine of a process that runs already.
+pub(crate) async fn adopted(place: Place, process: Process) -> Arc<dyn Machine> {
+    Arc::new(QemuMachine::new(place, process).await)
 }
 
 /// The descriptors for QEMU. They stay open here until it runs.

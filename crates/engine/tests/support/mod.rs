@@ -73,7 +73,12 @@ impl Home {
     /// Asserts that nothing of the machine is left but its logs.
     pub async fn assert_released(&self, engine: &dyn Engine) {
         assert_eq!(process::marked(&self.place.instance).unwrap(), []);
-        assert!(engine.adopt(&self.place, None).await.unwrap().is_none());
+        assert!(
+            banger_engine::adopt(engine.kind(), &self.place, None)
+                .await
+                .unwrap()
+                .is_none()
+        );
         let sockets: Vec<_> = fs::read_dir(self.directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
