@@ -24,7 +24,7 @@ pub struct Found {
 /// What becomes of a VM when the daemon starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Its machine runs: the daemon takes it over. If it has ended meanwhile: as
+    /// Its machine runs: the daemon takes it over, and goes on with its stop if one had begun. If it has ended meanwhile: as
     /// [`Fate::TakeDown`], to stopped.
     Adopt,
     /// What runs of it is released, and it enters the phase.
@@ -47,7 +47,7 @@ pub fn fate(row: &VmRow, found: &Found) -> Fate {
         .any(|process| process.mark.vm == row.id);
     match row.phase {
         Phase::Creating | Phase::Deleting => Fate::Remove,
-        Phase::Running if runs => Fate::Adopt,
+        Phase::Running | Phase::Stopping if runs => Fate::Adopt,
         Phase::Running | Phase::Stopping => Fate::TakeDown(Phase::Stopped),
         Phase::Starting => Fate::TakeDown(Phase::Failed),
         Phase::Created | Phase::Stopped | Phase::Failed if has_leftovers(row, found) => {

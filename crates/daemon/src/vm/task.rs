@@ -208,7 +208,8 @@ impl Handle {
         let _ = self.mailbox.send(Command::Tidy).await;
     }
 
-    /// Calls off a start that goes on; returns when the VM has no work any more.
+    /// Calls off a start that goes on, and waits for a stop; returns when the VM has no work any
+    /// more.
     pub async fn quiesce(&self) {
         let (reply, done) = oneshot::channel();
         if self.mailbox.send(Command::Quiesce(reply)).await.is_ok() {
@@ -288,7 +289,10 @@ impl Owner {
             Origin::Create { work, then_start } => self.begin_create(work, then_start),
             Origin::Adopted(machine) => {
                 self.hold(machine);
-                self.relink();
+                match self.phase() {
+                    Phase::Stopping => self.resume_stop(),
+                    _ => self.relink(),
+                }
             }
             Origin::AtRest => {}
         }
@@ -330,8 +334,9 @@ impl Owner {
                 }
             }
             Command::Quiesce(reply) => {
-                if let Some(job) = &self.job {
-                    job.hurry.cancel();
+                // A stop is left to its end: hurried, it would cut the guest's power.
+                if matches!(self.phase(), Phase::Creating | Phase::Starting) {
+                    self.hurry();
                 }
                 self.quiesce.push(reply);
             }
@@ -468,12 +473,31 @@ impl Owner {
                     () = told.cancelled() => {}
                 }
             }
-            let layout = Layout::of(&host.paths, &row.id, row.slot);
-            let result = take_down(&host, &layout, row.engine, Extent::Running).await;
-            Happening::TakenDown {
-                result,
-                broken: None,
+            stopped(&host, &row).await
+        });
+    }
+
+    /// Goes on with a stop that the daemon before this one began.
+    fn resume_stop(&mut self) {
+        let Some(machine) = self.machine.clone() else {
+            return;
+        };
+        let (host, row) = (Arc::clone(&self.host), self.status.borrow().row.clone());
+        let hurry = CancellationToken::new();
+        let told = hurry.clone();
+        self.run_job(Vec::new(), hurry, async move {
+            let patience = host.engines.patience(row.engine);
+            let orderly = async {
+                // The agent that shuts down already answers no more: then its machine ends.
+                let guest = guest::connect(&*machine, SHUTDOWN_GRACE * patience).await;
+                let guest = guest.inspect_err(|error| tracing::debug!(%error, "no link"));
+                shut_down(&*machine, guest.ok().as_ref(), patience).await;
+            };
+            tokio::select! {
+                () = orderly => {}
+                () = told.cancelled() => {}
             }
+            stopped(&host, &row).await
         });
     }
 
@@ -874,6 +898,16 @@ async fn describe(start: &Start, error: Option<StartError>) -> ApiError {
         api.causes.extend(words);
     }
     api
+}
+
+/// Releases what is left of a machine that was shut down.
+async fn stopped(host: &Host, row: &VmRow) -> Happening {
+    let layout = Layout::of(&host.paths, &row.id, row.slot);
+    let result = take_down(host, &layout, row.engine, Extent::Running).await;
+    Happening::TakenDown {
+        result,
+        broken: None,
+    }
 }
 
 /// Asks the guest to go down and waits for its machine to end, both within limits.
