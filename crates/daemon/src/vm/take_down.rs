@@ -67,7 +67,7 @@ pub async fn take_down(
     engine: EngineKind,
     extent: Extent,
 ) -> Result<(), LeftOver> {
-    let engine_ended = host.engines.release(&layout.place).await;
+    let engine_ended = banger_engine::release(&layout.place).await;
     after_engine(engine_ended, async {
         let mut parts: Vec<Part> = Vec::new();
         if engine != EngineKind::Fake {
