@@ -117,6 +117,9 @@ impl ImageError {
             Self::Unknown { known, .. } => Some(format!("there are: {}", known.join(", "))),
             Self::Tool(error) => error.hint(),
             Self::UserIds { fix, .. } => Some(fix.clone()),
+            Self::Bootstrap { stderr, .. } if stderr.contains("No space left on device") => {
+                Some("free some space, or move banger's state elsewhere".to_owned())
+            }
             Self::Bootstrap { .. } | Self::Timeout => Some(
                 "check the network and the Debian mirror (`banger doctor` shows which one is used), \
                  then try again"
