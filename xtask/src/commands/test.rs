@@ -27,6 +27,9 @@ pub const STORE_VARIABLE: &str = "BANGER_TEST_ARTIFACTS";
 /// Tells the tests as which ordinary user to run banger.
 const USER_VARIABLE: &str = "BANGER_TEST_USER";
 
+/// nextest's results of the profile that `.config/nextest.toml` describes.
+const JUNIT: &str = "target/nextest/default/junit.xml";
+
 /// A name for `--only`, and what it does.
 type Stage = (&'static str, fn(&Run) -> Result<Outcome>);
 
@@ -164,7 +167,8 @@ impl Run {
     }
 
     fn nextest(&self, selection: &[&str], variables: &[(&str, &Path)]) -> Result<Outcome> {
-        let results = self.workspace.target.join("nextest/default/junit.xml");
+        // nextest's store is there whatever the target directory is.
+        let results = self.workspace.root.join(JUNIT);
         let _ = fs::remove_file(&results); // there is none yet in a clean clone
         let with_environment = |command: &mut Command| {
             command
