@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use banger_proto::api::{self, CreateVm, EngineKind, Operation, OperationKind};
+use banger_proto::doctor::Check;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{LeaseId, RequestId, VmId};
 use banger_proto::size::ByteSize;
@@ -161,6 +162,15 @@ impl Fleet {
         }
     }
 
+    /// What a start would fail for, known before minutes are spent on an image.
+    async fn missing_of_host(&self, engine: EngineKind, nat: bool) -> Option<Check> {
+        if engine == EngineKind::Fake {
+            return None;
+        }
+        let images = self.host.images.clone();
+        crate::blocking(move || images.missing().or_else(|| banger_net::missing(nat))).await
+    }
+
     async fn admit(&self, request: CreateVm) -> Result<VmRow, ApiError> {
         let asked_name = request.name.clone();
         let name_in_words = match &asked_name {
@@ -168,6 +178,7 @@ impl Fleet {
             None => "the VM".to_owned(),
         };
         let could_not = |kind| ApiError::new(kind, format!("could not create {name_in_words}"));
+        let starts = !request.no_start;
         let mut row = self.row_of(request).map_err(|problem| {
             let mut error = could_not(ErrorKind::Invalid);
             error.causes.push(problem);
@@ -179,6 +190,12 @@ impl Fleet {
             api
         })?;
         row.engine_reason = engine.reason();
+        if starts && let Some(missing) = self.missing_of_host(row.engine, row.nat).await {
+            let mut error = could_not(ErrorKind::Precondition);
+            error.causes.push(missing.detail);
+            error.hint = missing.fix;
+            return Err(error);
+        }
         if let Some(lease) = &row.lease {
             let bound = self.host.leases.bind(lease, row.id.clone());
             bound.map_err(|ended| could_not(ErrorKind::Conflict).caused_by(&ended))?;

@@ -112,6 +112,7 @@ const IMAGES: [ImageEntry; 2] = [
             "openssh-server",
             "procps",
             "systemd-sysv",
+            "vim-tiny",
         ],
     },
 ];

@@ -41,7 +41,7 @@ pub fn checks(config: &StoreConfig) -> Vec<Check> {
     ]
 }
 
-fn agent(path: &Path) -> Check {
+pub(crate) fn agent(path: &Path) -> Check {
     let (id, title) = ("image.agent", "the guest agent");
     match path.is_file() {
         true => Check::pass(id, title, path.display().to_string()),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use banger_proto::doctor::{Check, CheckStatus};
 use banger_proto::error::ErrorKind;
 use banger_proto::id::ImageId;
 use banger_proto::name::ArtifactName;
@@ -185,6 +186,12 @@ impl Store {
         newest
             .map(|manifest| self.whole_image(manifest))
             .transpose()
+    }
+
+    /// What keeps every VM from booting, whatever its image: the agent's binary is not there.
+    pub fn missing(&self) -> Option<Check> {
+        let agent = crate::check::agent(&self.shared.config.agent);
+        (agent.status == CheckStatus::Fail).then_some(agent)
     }
 
     /// The image whose id is `id`, if it is there; an error if it is damaged.

@@ -35,7 +35,7 @@ pub fn checks(config: &NetworkConfig) -> Vec<Check> {
 }
 
 /// What keeps a VM from being attached, as far as can be told without starting anything.
-pub(crate) fn missing(nat: bool) -> Option<Check> {
+pub fn missing(nat: bool) -> Option<Check> {
     tun()
         .err()
         .or_else(|| NFT.find().err())

@@ -21,7 +21,7 @@ mod protocol;
 mod rules;
 mod start;
 
-pub use check::checks;
+pub use check::{checks, missing};
 pub use config::{InvalidConfig, NetworkConfig};
 pub use network::{AttachError, Attachment, ControlError, Network};
 pub use protocol::Failure;

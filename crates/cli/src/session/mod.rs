@@ -179,6 +179,18 @@ impl Session<'_> {
         Failure::with_status(error, exit::TIMEOUT)
     }
 
+    fn lost_daemon(&self, cause: &WireError) -> Failure {
+        let message = format!(
+            "the daemon ended while `{}` ran in VM `{}`",
+            self.command_name(),
+            self.vm
+        );
+        ApiError::new(ErrorKind::Unavailable, message)
+            .caused_by(cause)
+            .with_hint("run `banger daemon logs`; VMs outlive the daemon, see `banger vm list`")
+            .into()
+    }
+
     /// Says what became of the VM, where that is to be known.
     async fn lost(&self, client: &Client, cause: &WireError) -> Failure {
         let message = match client.vm(self.vm).await {
@@ -190,11 +202,12 @@ impl Session<'_> {
                     self.command_name()
                 )
             }
-            _ => format!(
+            Ok(_) => format!(
                 "the connection to VM `{}` ended before `{}` did",
                 self.vm,
                 self.command_name()
             ),
+            Err(_) => return self.lost_daemon(cause),
         };
         ApiError::new(ErrorKind::Unavailable, message)
             .caused_by(cause)

@@ -53,7 +53,7 @@ pub fn host_key(key: &Path, known_hosts: &Path, vm: &VmName) -> Result<String, K
         }
     };
     let public = openssh(key, private.public_key().to_openssh())?;
-    files::write_private(known_hosts, format!("{vm} {public}\n").as_bytes())?;
+    files::write_private(known_hosts, format!("{vm},{vm}.vm {public}\n").as_bytes())?;
     Ok(text)
 }
 
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let pinned = std::fs::read_to_string(&known).unwrap();
         assert!(
-            pinned.starts_with("calm-otter ssh-ed25519 AAAA"),
+            pinned.starts_with("calm-otter,calm-otter.vm ssh-ed25519 AAAA"),
             "{pinned}"
         );
         std::fs::write(&key, "").unwrap();

@@ -151,9 +151,10 @@ impl Argv {
                  file.driver=file,file.filename=/dev/fdset/{set}"
             ),
         );
+        // When the host's disk is full the guest is told so, rather than held without a word.
         self.option(
             "-device",
-            format!("virtio-blk-pci,drive={role},serial={role}"),
+            format!("virtio-blk-pci,drive={role},serial={role},rerror=report,werror=report"),
         );
     }
 
