@@ -251,7 +251,7 @@ async fn a_launch_says_what_cannot_be_used() {
         });
     })
     .await;
-    insta::with_settings!({filters => vec![(r"/proc/self/fd/\d+", "/proc/self/fd/N"), (r"fd=\d+", "fd=N")]}, {
+    insta::with_settings!({filters => vec![(r"/proc/self/fd/\d+", "/proc/self/fd/N"), (r"fd=\d+", "fd=N"), (r"FD \d+", "FD N")]}, {
         insta::assert_snapshot!(shown.join("\n"));
     });
 }
