@@ -67,7 +67,10 @@ async fn a_vm_is_created_used_stopped_started_and_deleted() {
     assert_eq!(daemon.exec("calm-otter", &["true"]).await.code(), 0);
     let target = daemon.client.ssh_target("calm-otter").await.unwrap();
     let pinned = std::fs::read_to_string(&target.known_hosts_file).unwrap();
-    assert!(pinned.starts_with("calm-otter ssh-ed25519 "), "{pinned}");
+    assert!(
+        pinned.starts_with("calm-otter,calm-otter.vm ssh-ed25519 "),
+        "{pinned}"
+    );
     assert!(std::path::Path::new(&target.identity_file).is_file());
 
     succeeded(&daemon.delete_vm("calm-otter").await);

@@ -20,14 +20,16 @@ pub fn failure(vm: &VmName, exit: &Exit, console: &Path) -> Option<ApiError> {
             "see `banger vm logs {vm}`, then `banger vm start {vm}`"
         ));
     error.causes.push(exit.cause.to_string());
-    error.causes.extend(last_words(console));
+    error
+        .causes
+        .extend(last_words(&tail(console, CONSOLE_LINES)));
     Some(error)
 }
 
-/// The console's last lines, as one cause of an error; `None` if there are none.
-pub fn last_words(console: &Path) -> Option<String> {
-    let lines = tail(console, CONSOLE_LINES);
-    (!lines.is_empty()).then(|| format!("the console's last lines: {}", lines.join(" | ")))
+/// The last of the console's `lines`, as one cause of an error; `None` if there are none.
+pub fn last_words(lines: &[String]) -> Option<String> {
+    let last = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
+    (!last.is_empty()).then(|| format!("the console's last lines: {}", last.join(" | ")))
 }
 
 #[cfg(test)]

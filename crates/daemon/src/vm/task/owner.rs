@@ -1,229 +1,27 @@
-//! The one task that owns a VM. Everybody else holds a [`Handle`]: a mailbox for requests
-//! and a watch of the status.
-//!
-//! The task decides by [`super::lifecycle`] and never waits for anything slow itself: starts,
-//! stops and deletes run as jobs beside it, so that a stop or a delete is heard at any time.
+//! The task itself: what is asked of a VM, what happens to it, and what it does about both.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use banger_engine::{Exit, Machine};
-use banger_proto::agent::Shutdown;
 use banger_proto::api::{Operation, OperationKind, StageTime};
 use banger_proto::error::{ApiError, ErrorKind};
-use banger_proto::id::{RequestId, VmId};
-use banger_proto::name::VmName;
+use banger_proto::id::RequestId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::lifecycle::{self, Event, Next, Phase, Refusal, Request, Verdict};
-use super::machine_end;
-use super::plan::Layout;
-use super::start::{self, Artifacts, Disks, Start, StartError, Started};
-use super::take_down::{Extent, LeftOver, take_down};
-use crate::guest::{self, Guest};
+use super::jobs::{self, NotStarted};
+use super::{Command, Origin, RequestError, Status};
+use crate::guest::Guest;
 use crate::host::Host;
 use crate::operations::{Subject, Work};
 use crate::store::{StoreError, VmRow};
-
-/// How long a guest may take to shut down before its power is cut, with hardware
-/// virtualisation.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
-/// What the guest itself is told, so that it ends in order before its power is cut.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
-/// How long a request waits for a link that is being made anew.
-const RELINK_LIMIT: Duration = Duration::from_secs(15);
-/// The first and the longest pause between attempts at a new link.
-const RELINK_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-/// Requests that may wait in the mailbox.
-const MAILBOX: usize = 32;
-
-/// A VM as it is at the moment.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// Its row.
-    pub row: VmRow,
-    /// The engine's process, while there is one.
-    pub pid: Option<u32>,
-    /// The link to the agent, while there is one.
-    pub guest: Option<Guest>,
-    /// The VM has no row any more.
-    pub gone: bool,
-}
-
-/// Reaches the task that owns a VM. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    mailbox: mpsc::Sender<Command>,
-    status: watch::Receiver<Status>,
-}
-
-/// Why a VM does not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// Its phase does not allow it.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// It was deleted meanwhile.
-    #[error("it was deleted meanwhile")]
-    Gone,
-    /// Its new phase could not be written down.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The link to the agent is broken and was not mended in time.
-    #[error("the link to its agent is down")]
-    LinkDown,
-}
-
-#[derive(Debug)]
-enum Command {
-    Request {
-        request: Request,
-        request_id: Option<RequestId>,
-        reply: oneshot::Sender<Result<Operation, RequestError>>,
-    },
-    Tidy,
-    Quiesce(oneshot::Sender<()>),
-}
-
-/// How a VM comes to its task.
-#[derive(Debug)]
-pub enum Origin {
-    /// It is being created: this work is the create.
-    Create {
-        /// The operation.
-        work: Work,
-        /// Whether it is to be started as well.
-        then_start: bool,
-    },
-    /// It runs, found by a restarted daemon.
-    Adopted(Arc<dyn Machine>),
-    /// It is at rest.
-    AtRest,
-}
-
-impl Handle {
-    /// Starts the task that owns the VM of `row`.
-    pub fn spawn(host: Arc<Host>, row: VmRow, origin: Origin) -> Self {
-        let (mailbox, commands) = mpsc::channel(MAILBOX);
-        let span = tracing::info_span!("vm", vm = %row.id.short(), name = %row.name);
-        let status = watch::Sender::new(Status {
-            row,
-            pid: match &origin {
-                Origin::Adopted(machine) => Some(machine.handle().process.pid),
-                Origin::Create { .. } | Origin::AtRest => None,
-            },
-            guest: None,
-            gone: false,
-        });
-        let handle = Self {
-            mailbox,
-            status: status.subscribe(),
-        };
-        let owner = Owner {
-            host,
-            status,
-            job: None,
-            next: None,
-            machine: None,
-            epoch: 0,
-            background: JoinSet::new(),
-            quiesce: Vec::new(),
-        };
-        tokio::spawn(owner.run(commands, origin).instrument(span));
-        handle
-    }
-
-    /// The VM as it is at the moment.
-    pub fn status(&self) -> Status {
-        self.status.borrow().clone()
-    }
-
-    /// Looks at the status without copying it.
-    pub fn look<T>(&self, f: impl FnOnce(&Status) -> T) -> T {
-        f(&self.status.borrow())
-    }
-
-    /// Its id.
-    pub fn id(&self) -> VmId {
-        self.look(|status| status.row.id.clone())
-    }
-
-    /// Its name.
-    pub fn name(&self) -> VmName {
-        self.look(|status| status.row.name.clone())
-    }
-
-    /// Asks the VM to start, stop or go. The answer comes at once; the operation goes on.
-    ///
-    /// # Errors
-    /// The VM's phase does not allow it.
-    pub async fn request(
-        &self,
-        request: Request,
-        request_id: Option<RequestId>,
-    ) -> Result<Operation, RequestError> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Request {
-            request,
-            request_id,
-            reply,
-        };
-        self.mailbox
-            .send(command)
-            .await
-            .map_err(|_| RequestError::Gone)?;
-        answer.await.map_err(|_| RequestError::Gone)?
-    }
-
-    /// The link to the running guest; waits a bounded time for one that is being mended.
-    ///
-    /// # Errors
-    /// The VM does not run, or its link is not mended in time.
-    pub async fn guest(&self) -> Result<Guest, RequestError> {
-        let mut status = self.status.clone();
-        let settled = status.wait_for(|status| {
-            let judged = lifecycle::judge(status.row.phase, Request::Attach);
-            status.gone || judged != Verdict::Allow || status.guest.is_some()
-        });
-        let status = match tokio::time::timeout(RELINK_LIMIT, settled).await {
-            Ok(Ok(status)) => status,
-            Ok(Err(_)) => return Err(RequestError::Gone),
-            Err(_) => return Err(RequestError::LinkDown),
-        };
-        if status.gone {
-            return Err(RequestError::Gone);
-        }
-        match lifecycle::judge(status.row.phase, Request::Attach) {
-            Verdict::Refuse(refusal) => Err(refusal.into()),
-            _ => status.guest.clone().ok_or(RequestError::LinkDown),
-        }
-    }
-
-    /// Has a VM at rest release what is left of it on the host.
-    pub async fn tidy(&self) {
-        // A task that is gone has nothing to tidy.
-        let _ = self.mailbox.send(Command::Tidy).await;
-    }
-
-    /// Calls off a start that goes on, and waits for a stop; returns when the VM has no work any
-    /// more.
-    pub async fn quiesce(&self) {
-        let (reply, done) = oneshot::channel();
-        if self.mailbox.send(Command::Quiesce(reply)).await.is_ok() {
-            // Dropped with the task, which has no work any more either.
-            let _ = done.await;
-        }
-    }
-
-    /// Resolves when the VM has no row any more.
-    pub async fn gone(&self) {
-        // The task ends only when the VM is gone or the daemon ends.
-        let _ = self.status.clone().wait_for(|status| status.gone).await;
-    }
-}
+use crate::vm::lifecycle::{self, Event, Next, Phase, Request, Verdict};
+use crate::vm::machine_end;
+use crate::vm::plan::Layout;
+use crate::vm::start::{Artifacts, Disks, Start, Started};
+use crate::vm::take_down::{Extent, LeftOver};
 
 /// Work beside the owner.
 #[derive(Debug)]
@@ -265,13 +63,8 @@ enum Happening {
     },
 }
 
-#[derive(Debug)]
-struct NotStarted {
-    error: ApiError,
-    left_over: Option<LeftOver>,
-}
-
-struct Owner {
+/// What the task knows.
+pub(super) struct Owner {
     host: Arc<Host>,
     status: watch::Sender<Status>,
     job: Option<Job>,
@@ -284,7 +77,22 @@ struct Owner {
 }
 
 impl Owner {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, origin: Origin) {
+    /// The owner of the VM that `status` shows; nothing goes on yet.
+    pub(super) fn new(host: Arc<Host>, status: watch::Sender<Status>) -> Self {
+        Self {
+            host,
+            status,
+            job: None,
+            next: None,
+            machine: None,
+            epoch: 0,
+            background: JoinSet::new(),
+            quiesce: Vec::new(),
+        }
+    }
+
+    /// Owns the VM until it is gone or the daemon ends.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, origin: Origin) {
         match origin {
             Origin::Create { work, then_start } => self.begin_create(work, then_start),
             Origin::Adopted(machine) => {
@@ -424,8 +232,8 @@ impl Owner {
         let hurry = start.cancel.clone();
         self.run_job(vec![work], hurry, async move {
             match then_start {
-                true => Happening::Started(start_or_release(start, Extent::Everything).await),
-                false => Happening::Prepared(prepare_or_release(start).await),
+                true => Happening::Started(jobs::boot(start, Extent::Everything).await),
+                false => Happening::Prepared(jobs::prepare(start).await),
             }
         });
     }
@@ -436,23 +244,14 @@ impl Owner {
         let start = self.start_of(work, Disks::Existing);
         let hurry = start.cancel.clone();
         self.run_job(works, hurry, async move {
-            // What an earlier failure left over would be in the way.
-            let layout = layout(&start);
-            match take_down(&start.host, &layout, start.row.engine, Extent::Running).await {
-                Ok(()) => Happening::Started(start_or_release(start, Extent::Running).await),
-                Err(left_over) => {
-                    let error = left_over.to_api("start", &start.row.name);
-                    let left_over = Some(left_over);
-                    Happening::Started(Err(Box::new(NotStarted { error, left_over })))
-                }
-            }
+            Happening::Started(jobs::boot_again(start).await)
         });
     }
 
     fn start_of(&self, work: &Work, disks: Disks) -> Start {
         Start {
             host: Arc::clone(&self.host),
-            row: self.status.borrow().row.clone(),
+            row: self.row(),
             disks,
             report: work.reporter(),
             cancel: work.cancelled(),
@@ -460,20 +259,18 @@ impl Owner {
     }
 
     fn run_stop(&mut self, works: Vec<Work>) {
-        let (host, row) = (Arc::clone(&self.host), self.status.borrow().row.clone());
+        let (host, row, machine) = (Arc::clone(&self.host), self.row(), self.machine.clone());
         let guest = self.status.borrow().guest.clone();
-        let machine = self.machine.clone();
         let hurry = CancellationToken::new();
         let told = hurry.clone();
         self.run_job(works, hurry, async move {
             if let Some(machine) = machine {
-                let patience = host.engines.patience(row.engine);
-                tokio::select! {
-                    () = shut_down(&*machine, guest.as_ref(), patience) => {}
-                    () = told.cancelled() => {}
-                }
+                let shut_down = jobs::shut_down(&host, &row, &*machine, guest);
+                told.run_until_cancelled(shut_down).await;
             }
-            stopped(&host, &row).await
+            let result = jobs::release(&host, &row, Extent::Running).await;
+            let broken = None;
+            Happening::TakenDown { result, broken }
         });
     }
 
@@ -482,30 +279,22 @@ impl Owner {
         let Some(machine) = self.machine.clone() else {
             return;
         };
-        let (host, row) = (Arc::clone(&self.host), self.status.borrow().row.clone());
+        let (host, row) = (Arc::clone(&self.host), self.row());
         let hurry = CancellationToken::new();
         let told = hurry.clone();
         self.run_job(Vec::new(), hurry, async move {
-            let patience = host.engines.patience(row.engine);
-            let orderly = async {
-                // The agent that shuts down already answers no more: then its machine ends.
-                let guest = guest::connect(&*machine, SHUTDOWN_GRACE * patience).await;
-                let guest = guest.inspect_err(|error| tracing::debug!(%error, "no link"));
-                shut_down(&*machine, guest.ok().as_ref(), patience).await;
-            };
-            tokio::select! {
-                () = orderly => {}
-                () = told.cancelled() => {}
-            }
-            stopped(&host, &row).await
+            let shut_down = jobs::resume_shut_down(&host, &row, &*machine);
+            told.run_until_cancelled(shut_down).await;
+            let result = jobs::release(&host, &row, Extent::Running).await;
+            let broken = None;
+            Happening::TakenDown { result, broken }
         });
     }
 
     fn run_take_down(&mut self, extent: Extent, works: Vec<Work>, broken: Option<ApiError>) {
-        let (host, row) = (Arc::clone(&self.host), self.status.borrow().row.clone());
+        let (host, row) = (Arc::clone(&self.host), self.row());
         self.run_job(works, CancellationToken::new(), async move {
-            let layout = Layout::of(&host.paths, &row.id, row.slot);
-            let result = take_down(&host, &layout, row.engine, extent).await;
+            let result = jobs::release(&host, &row, extent).await;
             Happening::TakenDown { result, broken }
         });
     }
@@ -557,12 +346,12 @@ impl Owner {
 
     /// A task beside the owner panicked: the job, or one that only watches.
     async fn broke_down(&mut self, error: &JoinError) {
-        if !self.job.as_ref().is_some_and(|job| job.task == error.id()) {
+        if self.job.as_ref().is_none_or(|job| job.task != error.id()) {
             tracing::error!(%error, "a watcher of this VM broke down");
             return;
         }
         tracing::error!(%error, "a job of this VM broke down");
-        let name = self.status.borrow().row.name.clone();
+        let name = self.row().name;
         let error = ApiError::new(ErrorKind::Failed, format!("VM `{name}` failed"))
             .with_hint("this is a fault in banger: see `banger daemon logs`");
         self.job_ended(Event::StuckReleasing, Some(error)).await;
@@ -588,7 +377,7 @@ impl Owner {
                     Phase::Deleting => "delete",
                     _ => "stop",
                 };
-                let name = self.status.borrow().row.name.clone();
+                let name = self.row().name;
                 let error = match broken {
                     None => left_over.to_api(verb, &name),
                     Some(mut broken) => {
@@ -637,7 +426,12 @@ impl Owner {
                     return;
                 }
             }
-            Next::Gone => self.vanish().await,
+            Next::Gone => {
+                if let Err(error) = self.vanish().await {
+                    end_all(works, Err(error));
+                    return;
+                }
+            }
             Next::Ignore => {}
         }
         // A stop that called a create off has what it wanted when the VM is gone.
@@ -654,7 +448,7 @@ impl Owner {
     }
 
     async fn give_up_create(&mut self, works: Vec<Work>, store: &StoreError) {
-        let name = self.status.borrow().row.name.clone();
+        let name = self.row().name;
         let mut error = ApiError::new(ErrorKind::Failed, format!("could not create VM `{name}`"))
             .caused_by(store);
         error.hint = store.hint();
@@ -666,9 +460,13 @@ impl Owner {
 
     async fn machine_ended(&mut self, exit: Exit) {
         let Next::Phase(phase) = lifecycle::after(self.phase(), Event::MachineEnded) else {
+            // Somebody here ends it, or could not: then it is gone only now.
+            if self.phase().is_at_rest() {
+                self.let_go();
+            }
             return;
         };
-        let row = self.status.borrow().row.clone();
+        let row = self.row();
         let console = Layout::of(&self.host.paths, &row.id, row.slot)
             .place
             .console_log();
@@ -722,32 +520,19 @@ impl Owner {
         let Some(machine) = self.machine.clone() else {
             return;
         };
-        let (epoch, host) = (self.epoch, Arc::clone(&self.host));
-        let row = self.status.borrow().row.clone();
-        let attempts = async move {
-            let artifacts = Artifacts::of_existing(&host, &row);
-            let limit = RELINK_LIMIT * host.engines.patience(row.engine);
-            let (mut pause, longest) = RELINK_PAUSE;
-            loop {
-                let attempt = async {
-                    let guest = guest::connect(&*machine, limit).await?;
-                    start::configure(&host, &row, &artifacts, &guest).await?;
-                    Ok::<_, super::stage::StageError>(guest)
-                };
-                match attempt.await {
-                    Ok(guest) => {
-                        tracing::info!("linked to the agent again");
-                        return Happening::LinkUp { epoch, guest };
-                    }
-                    Err(error) => tracing::debug!(%error, "no link yet"),
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => pause = longest.min(pause * 2),
-                    _ = machine.exited() => return Happening::LinkLost { epoch: 0 },
-                }
+        let (epoch, host, row) = (self.epoch, Arc::clone(&self.host), self.row());
+        let relinked = async move {
+            match jobs::relink(&host, &row, &*machine).await {
+                Some(guest) => Happening::LinkUp { epoch, guest },
+                // That the machine has ended is told by whoever watches it.
+                None => Happening::LinkLost { epoch: 0 },
             }
         };
-        self.background.spawn(attempts.in_current_span());
+        self.background.spawn(relinked.in_current_span());
+    }
+
+    fn row(&self) -> VmRow {
+        self.status.borrow().row.clone()
     }
 
     fn phase(&self) -> Phase {
@@ -755,7 +540,7 @@ impl Owner {
     }
 
     fn overtaken(&self, by: Phase) -> ApiError {
-        let name = self.status.borrow().row.name.clone();
+        let name = self.row().name;
         let why = match by {
             Phase::Deleting => "it is being deleted",
             _ => "it is being stopped",
@@ -778,7 +563,7 @@ impl Owner {
     /// Enters a phase that somebody asked for. A start that cannot be written down does not
     /// begin; a stop or a delete does, because it may be what mends a full disk.
     async fn begin_phase(&self, phase: Phase) -> Result<(), StoreError> {
-        let mut row = self.status.borrow().row.clone();
+        let mut row = self.row();
         row.phase = phase;
         row.failure = None;
         match self.host.database.update_vm(row.clone()).await {
@@ -810,133 +595,34 @@ impl Owner {
                 status.row.stages = stages;
             }
         });
-        let row = self.status.borrow().row.clone();
+        let row = self.row();
         let written = self.host.database.update_vm(row).await;
         written.inspect_err(|error| {
             tracing::error!(%error, phase = phase.as_str(), "could not write the phase down");
         })
     }
 
-    async fn vanish(&mut self) {
-        let id = self.status.borrow().row.id.clone();
+    /// Frees the row and with it the slot; nothing else is left.
+    async fn vanish(&mut self) -> Result<(), ApiError> {
+        let VmRow { id, name, .. } = self.row();
         match self.host.database.remove_vm(id).await {
             Ok(()) => {
                 tracing::info!("gone");
                 self.status.send_modify(|status| status.gone = true);
+                Ok(())
             }
             Err(error) => {
-                let name = self.status.borrow().row.name.clone();
-                let failure =
-                    ApiError::new(ErrorKind::Failed, format!("could not delete VM `{name}`"))
-                        .caused_by(&error);
-                let _ = self.enter(Phase::Failed, None, Some(failure)).await;
+                let message = format!("could not delete VM `{name}`");
+                let failure = ApiError::new(ErrorKind::Failed, message).caused_by(&error);
+                let _ = self.enter(Phase::Failed, None, Some(failure.clone())).await;
+                Err(failure)
             }
         }
     }
-}
-
-fn layout(start: &Start) -> Layout {
-    Layout::of(&start.host.paths, &start.row.id, start.row.slot)
 }
 
 fn end_all(works: Vec<Work>, result: Result<(), ApiError>) {
     for work in works {
         work.end(result.clone());
-    }
-}
-
-async fn start_or_release(start: Start, extent: Extent) -> Result<Box<Started>, Box<NotStarted>> {
-    match start.boot().await {
-        Ok(started) if !start.cancel.is_cancelled() => Ok(Box::new(started)),
-        // Called off in its last moment.
-        Ok(_) => Err(release(&start, extent, None).await),
-        Err(error) => Err(release(&start, extent, Some(error)).await),
-    }
-}
-
-async fn prepare_or_release(start: Start) -> Result<Artifacts, Box<NotStarted>> {
-    match start.prepare().await {
-        Ok(artifacts) => Ok(artifacts),
-        Err(error) => Err(release(&start, Extent::Everything, Some(error)).await),
-    }
-}
-
-async fn release(start: &Start, extent: Extent, error: Option<StartError>) -> Box<NotStarted> {
-    let mut api = describe(start, error).await;
-    let released = take_down(&start.host, &layout(start), start.row.engine, extent).await;
-    if let Err(left_over) = &released {
-        left_over.explain(&mut api);
-    }
-    Box::new(NotStarted {
-        error: api,
-        left_over: released.err(),
-    })
-}
-
-/// The error of a start, as the user gets it.
-async fn describe(start: &Start, error: Option<StartError>) -> ApiError {
-    let name = &start.row.name;
-    let verb = match start.disks {
-        Disks::New => "create",
-        Disks::Existing => "start",
-    };
-    let Some(error) = error.filter(|_| !start.cancel.is_cancelled()) else {
-        return ApiError::new(
-            ErrorKind::Cancelled,
-            format!("{verb} of VM `{name}` was called off"),
-        );
-    };
-    let message = format!("could not {verb} VM `{name}`");
-    let mut api = ApiError::new(error.error.kind(), message).caused_by(&error);
-    api.hint = error.error.hint();
-    if matches!(
-        error.stage,
-        super::stage::Stage::Engine | super::stage::Stage::Agent
-    ) {
-        let console = layout(start).place.console_log();
-        let words = crate::blocking(move || machine_end::last_words(&console)).await;
-        api.causes.extend(words);
-    }
-    api
-}
-
-/// Releases what is left of a machine that was shut down.
-async fn stopped(host: &Host, row: &VmRow) -> Happening {
-    let layout = Layout::of(&host.paths, &row.id, row.slot);
-    let result = take_down(host, &layout, row.engine, Extent::Running).await;
-    Happening::TakenDown {
-        result,
-        broken: None,
-    }
-}
-
-/// Asks the guest to go down and waits for its machine to end, both within limits.
-async fn shut_down(machine: &dyn Machine, guest: Option<&Guest>, patience: u32) {
-    let orderly = async {
-        let asked = match guest {
-            Some(guest) => {
-                let grace = SHUTDOWN_GRACE * patience;
-                let grace_ms = u64::try_from(grace.as_millis()).expect("some seconds fit");
-                guest
-                    .shutdown(Shutdown { grace_ms })
-                    .await
-                    .map_err(|error| error.to_string())
-            }
-            // Without a link the power button is all there is.
-            None => machine
-                .power_button()
-                .await
-                .map_err(|error| error.to_string()),
-        };
-        match asked {
-            Ok(()) => drop(machine.exited().await),
-            Err(error) => tracing::warn!(error, "the guest takes no orders: its power is cut"),
-        }
-    };
-    if tokio::time::timeout(SHUTDOWN_LIMIT * patience, orderly)
-        .await
-        .is_err()
-    {
-        tracing::warn!("the guest did not shut down in time: its power is cut");
     }
 }

@@ -1,0 +1,206 @@
+//! The one task that owns a VM. Everybody else holds a [`Handle`]: a mailbox for requests
+//! and a watch of the status.
+//!
+//! The task decides by [`super::lifecycle`] and never waits for anything slow itself: starts,
+//! stops and deletes run as jobs beside it, so that a stop or a delete is heard at any time.
+
+mod jobs;
+mod owner;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use banger_engine::Machine;
+use banger_proto::api::Operation;
+use banger_proto::id::{RequestId, VmId};
+use banger_proto::name::VmName;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument as _;
+
+use self::owner::Owner;
+use super::lifecycle::{self, Refusal, Request, Verdict};
+use crate::guest::Guest;
+use crate::host::Host;
+use crate::operations::Work;
+use crate::store::{StoreError, VmRow};
+
+/// How long a request waits for a link that is being made anew.
+const RELINK_LIMIT: Duration = Duration::from_secs(15);
+/// Requests that may wait in the mailbox.
+const MAILBOX: usize = 32;
+
+/// A VM as it is at the moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Its row.
+    pub row: VmRow,
+    /// The engine's process, while there is one.
+    pub pid: Option<u32>,
+    /// The link to the agent, while there is one.
+    pub guest: Option<Guest>,
+    /// The VM has no row any more.
+    pub gone: bool,
+}
+
+/// Reaches the task that owns a VM. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    mailbox: mpsc::Sender<Command>,
+    status: watch::Receiver<Status>,
+}
+
+/// Why a VM does not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// Its phase does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It was deleted meanwhile.
+    #[error("it was deleted meanwhile")]
+    Gone,
+    /// Its new phase could not be written down.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The link to the agent is broken and was not mended in time.
+    #[error("the link to its agent is down")]
+    LinkDown,
+}
+
+#[derive(Debug)]
+enum Command {
+    Request {
+        request: Request,
+        request_id: Option<RequestId>,
+        reply: oneshot::Sender<Result<Operation, RequestError>>,
+    },
+    Tidy,
+    Quiesce(oneshot::Sender<()>),
+}
+
+/// How a VM comes to its task.
+#[derive(Debug)]
+pub enum Origin {
+    /// It is being created: this work is the create.
+    Create {
+        /// The operation.
+        work: Work,
+        /// Whether it is to be started as well.
+        then_start: bool,
+    },
+    /// It runs, found by a restarted daemon.
+    Adopted(Arc<dyn Machine>),
+    /// It is at rest.
+    AtRest,
+}
+
+impl Handle {
+    /// Starts the task that owns the VM of `row`.
+    pub fn spawn(host: Arc<Host>, row: VmRow, origin: Origin) -> Self {
+        let (mailbox, commands) = mpsc::channel(MAILBOX);
+        let span = tracing::info_span!("vm", vm = %row.id.short(), name = %row.name);
+        let status = watch::Sender::new(Status {
+            row,
+            pid: match &origin {
+                Origin::Adopted(machine) => Some(machine.handle().process.pid),
+                Origin::Create { .. } | Origin::AtRest => None,
+            },
+            guest: None,
+            gone: false,
+        });
+        let handle = Self {
+            mailbox,
+            status: status.subscribe(),
+        };
+        let owner = Owner::new(host, status);
+        tokio::spawn(owner.run(commands, origin).instrument(span));
+        handle
+    }
+
+    /// The VM as it is at the moment.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Looks at the status without copying it.
+    pub fn look<T>(&self, f: impl FnOnce(&Status) -> T) -> T {
+        f(&self.status.borrow())
+    }
+
+    /// Its id.
+    pub fn id(&self) -> VmId {
+        self.look(|status| status.row.id.clone())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> VmName {
+        self.look(|status| status.row.name.clone())
+    }
+
+    /// Asks the VM to start, stop or go. The answer comes at once; the operation goes on.
+    ///
+    /// # Errors
+    /// The VM's phase does not allow it.
+    pub async fn request(
+        &self,
+        request: Request,
+        request_id: Option<RequestId>,
+    ) -> Result<Operation, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Request {
+            request,
+            request_id,
+            reply,
+        };
+        self.mailbox
+            .send(command)
+            .await
+            .map_err(|_| RequestError::Gone)?;
+        answer.await.map_err(|_| RequestError::Gone)?
+    }
+
+    /// The link to the running guest; waits a bounded time for one that is being mended.
+    ///
+    /// # Errors
+    /// The VM does not run, or its link is not mended in time.
+    pub async fn guest(&self) -> Result<Guest, RequestError> {
+        let mut status = self.status.clone();
+        let settled = status.wait_for(|status| {
+            let judged = lifecycle::judge(status.row.phase, Request::Attach);
+            status.gone || judged != Verdict::Allow || status.guest.is_some()
+        });
+        let status = match tokio::time::timeout(RELINK_LIMIT, settled).await {
+            Ok(Ok(status)) => status,
+            Ok(Err(_)) => return Err(RequestError::Gone),
+            Err(_) => return Err(RequestError::LinkDown),
+        };
+        if status.gone {
+            return Err(RequestError::Gone);
+        }
+        match lifecycle::judge(status.row.phase, Request::Attach) {
+            Verdict::Refuse(refusal) => Err(refusal.into()),
+            _ => status.guest.clone().ok_or(RequestError::LinkDown),
+        }
+    }
+
+    /// Has a VM at rest release what is left of it on the host.
+    pub async fn tidy(&self) {
+        // A task that is gone has nothing to tidy.
+        let _ = self.mailbox.send(Command::Tidy).await;
+    }
+
+    /// Calls off a start that goes on, and waits for a stop; returns when the VM has no work any
+    /// more.
+    pub async fn quiesce(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.mailbox.send(Command::Quiesce(reply)).await.is_ok() {
+            // Dropped with the task, which has no work any more either.
+            let _ = done.await;
+        }
+    }
+
+    /// Resolves when the VM has no row any more.
+    pub async fn gone(&self) {
+        // The task ends only when the VM is gone or the daemon ends.
+        let _ = self.status.clone().wait_for(|status| status.gone).await;
+    }
+}
