@@ -1,4 +1,4 @@
-//! Where banger keeps its things ([`paths`]), what its config file says ([`file`]), and what
+//! Where banger keeps its things ([`paths`]), what its config file says ([`mod@file`]), and what
 //! a new VM gets by default ([`defaults`]). Shared by the CLI and the daemon; nothing in here
 //! changes the host.
 
