@@ -35,7 +35,7 @@ fn apt_gets_an_editor_which_works() {
 
     let command = home.banger(["vm", "exec", "editor", "--", "vi", "/root/note"]);
     let mut vi = Terminal::start(command, 80, 24);
-    vi.expect("/root/note");
+    vi.expect("/note");
     vi.send("ihello from vi");
     vi.expect("hello from vi");
     vi.send("\x1b:wq\r");
