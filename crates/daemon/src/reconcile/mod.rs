@@ -243,3 +243,83 @@ async fn adopt(row: &VmRow, layout: &Layout) -> Adoption {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::Faults;
+    use crate::host::Surroundings;
+    use crate::store::vms::tests::row;
+    use crate::store::{NewVm, vms::HeldSlots};
+    use banger_config::{Config, Paths};
+    use banger_engine::Mark;
+    use banger_proto::id::{LeaseId, VmId};
+    use std::process::Command;
+
+    fn fleet(home: &Path) -> Arc<Fleet> {
+        let paths = Paths {
+            config: home.join("config"),
+            state: home.join("state"),
+            cache: home.join("cache"),
+            runtime: home.join("run"),
+        };
+        let surroundings = Surroundings {
+            agent: "/nonexistent".into(),
+            fake_allowed: true,
+            faults: Faults::default(),
+        };
+        Arc::new(Fleet::new(Arc::new(
+            Host::new(paths, Config::default(), surroundings).unwrap(),
+        )))
+    }
+
+    async fn insert(fleet: &Fleet, change: impl FnOnce(&mut VmRow)) -> VmRow {
+        let mut row = row("x");
+        row.phase = Phase::Stopped;
+        change(&mut row);
+        let new = NewVm { name: None, row };
+        let database = &fleet.host().database;
+        database
+            .insert_vm(new, 9, HeldSlots::default())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_later_look_sweeps_strays_tidies_and_deletes_what_lost_its_lease() {
+        let home = tempfile::Builder::new()
+            .prefix("bgr")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let fleet = fleet(home.path());
+        let paths = fleet.host().paths.clone();
+        let stopped = insert(&fleet, |_| {}).await;
+        let leftover = paths.vm_runtime(stopped.slot);
+        files::make_private_directory(&leftover).unwrap();
+        let stopped = fleet.bring_in(stopped, Origin::AtRest);
+        let leased = insert(&fleet, |row| row.lease = Some(LeaseId::new())).await;
+        let leased = fleet.bring_in(leased, Origin::AtRest);
+        let stray_slot = paths.vm_runtime(7);
+        files::make_private_directory(&stray_slot).unwrap();
+        let mark = Mark {
+            instance: paths.instance(),
+            slot: 7,
+            vm: VmId::new(),
+        };
+        let mut stray = Command::new("sleep")
+            .arg("60")
+            .env(Mark::VARIABLE, mark.to_string())
+            .spawn()
+            .unwrap();
+
+        later_pass(&fleet).await.unwrap();
+        // What owners were asked to do is done when they have no work any more.
+        fleet.quiesce().await;
+        leased.gone().await;
+
+        assert!(!stray.wait().unwrap().success(), "it was killed");
+        assert!(!stray_slot.exists() && !leftover.exists());
+        let left: Vec<VmId> = fleet.handles().iter().map(|vm| vm.id()).collect();
+        assert_eq!(left, [stopped.id()]);
+    }
+}

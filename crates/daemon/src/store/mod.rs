@@ -7,14 +7,34 @@
 pub mod schema;
 pub mod vms;
 
+use std::error::Error;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 pub use vms::{InsertError, NewVm, VmRow};
+
+/// What SQLite said. Its own error says the same again in its source.
+#[derive(Debug)]
+pub struct SqliteError(rusqlite::Error);
+
+impl From<rusqlite::Error> for SqliteError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Display for SqliteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for SqliteError {}
 
 /// Why the database does not do what is asked.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +46,7 @@ pub enum StoreError {
         path: PathBuf,
         /// What SQLite said.
         #[source]
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// It is no database, or a damaged one.
     #[error("the database `{}` is damaged", .path.display())]
@@ -35,7 +55,7 @@ pub enum StoreError {
         path: PathBuf,
         /// What SQLite said.
         #[source]
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// A newer banger has written it.
     #[error(
@@ -57,7 +77,7 @@ pub enum StoreError {
         to: PathBuf,
         /// What SQLite said.
         #[source]
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// A migration failed; the database is as it was.
     #[error("could not bring the database to schema {to}")]
@@ -66,7 +86,7 @@ pub enum StoreError {
         to: u32,
         /// What SQLite said.
         #[source]
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// A query failed.
     #[error("could not {what} in the database")]
@@ -75,7 +95,7 @@ pub enum StoreError {
         what: &'static str,
         /// What SQLite said.
         #[source]
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// A row holds what no banger writes.
     #[error("the row of VM {vm} has a malformed {column}")]
@@ -102,7 +122,25 @@ impl StoreError {
                 path.display(),
                 path.display()
             )),
-            _ => None,
+            Self::Open { source, .. }
+            | Self::BackUp { source, .. }
+            | Self::Migrate { source, .. }
+            | Self::Query { source, .. } => match source.0.sqlite_error_code() {
+                Some(ErrorCode::DiskFull) => Some("free some space on the disk".to_owned()),
+                Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                    Some("banger's state directory must be writable for you".to_owned())
+                }
+                _ => None,
+            },
+            Self::Row { .. } | Self::Closed => None,
+        }
+    }
+
+    /// The error of a query that was made to `what`, a verb phrase.
+    fn query(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Self + Copy {
+        move |source| Self::Query {
+            what,
+            source: source.into(),
         }
     }
 }

@@ -84,7 +84,9 @@ fn version(connection: &Connection, path: &Path) -> Result<u32, StoreError> {
 
 fn classify(path: &Path, source: rusqlite::Error) -> StoreError {
     let path = path.to_owned();
-    match source.sqlite_error_code() {
+    let code = source.sqlite_error_code();
+    let source = source.into();
+    match code {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             StoreError::Corrupt { path, source }
         }
@@ -98,11 +100,19 @@ fn back_up(connection: &Connection, path: &Path, found: u32) -> Result<(), Store
     let to = PathBuf::from(to);
     connection
         .backup(MAIN_DB, &to, None::<fn(rusqlite::backup::Progress)>)
-        .map_err(|source| StoreError::BackUp { to, source })
+        .map_err(|source| StoreError::BackUp {
+            to,
+            source: source.into(),
+        })
 }
 
 fn migrate(connection: &mut Connection, from: u32) -> Result<(), StoreError> {
-    let failed = |to| move |source| StoreError::Migrate { to, source };
+    let failed = |to| {
+        move |source: rusqlite::Error| StoreError::Migrate {
+            to,
+            source: source.into(),
+        }
+    };
     let transaction = connection.transaction().map_err(failed(VERSION))?;
     for (to, migration) in (1..).zip(MIGRATIONS).skip(from as usize) {
         transaction.execute_batch(migration).map_err(failed(to))?;

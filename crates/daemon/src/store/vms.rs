@@ -116,10 +116,7 @@ impl Database {
     /// The query fails, or a row is malformed.
     pub async fn vms(&self) -> Result<Vec<VmRow>, StoreError> {
         self.call(|connection| {
-            let query = |source| StoreError::Query {
-                what: "list VMs",
-                source,
-            };
+            let query = StoreError::query("list VMs");
             let mut statement = connection
                 .prepare_cached("SELECT * FROM vm ORDER BY created_at, id")
                 .map_err(query)?;
@@ -145,10 +142,7 @@ impl Database {
         held: HeldSlots,
     ) -> Result<VmRow, InsertError> {
         self.call(move |connection| {
-            let query = |source| StoreError::Query {
-                what: "add a VM",
-                source,
-            };
+            let query = StoreError::query("add a VM");
             let transaction = connection.transaction().map_err(query)?;
             let name = match new.name {
                 Some(name) if name_is_taken(&transaction, &name)? => {
@@ -188,10 +182,7 @@ impl Database {
             connection
                 .execute("DELETE FROM vm WHERE id = ?", [id.as_str()])
                 .map(|_| ())
-                .map_err(|source| StoreError::Query {
-                    what: "remove a VM",
-                    source,
-                })
+                .map_err(StoreError::query("remove a VM"))
         })
         .await
     }
@@ -212,10 +203,7 @@ impl Database {
                     [slot],
                     |row| row.get(0),
                 )
-                .map_err(|source| StoreError::Query {
-                    what: "look for a slot",
-                    source,
-                })?;
+                .map_err(StoreError::query("look for a slot"))?;
             let free = !taken && held.with(|held| held.insert(slot));
             Ok(free.then_some(SlotHold { slot, held }))
         })
@@ -244,7 +232,7 @@ fn write(
     row: &VmRow,
     what: &'static str,
 ) -> Result<(), StoreError> {
-    let query = |source| StoreError::Query { what, source };
+    let query = StoreError::query(what);
     connection
         .prepare_cached(sql)
         .map_err(query)?
@@ -382,10 +370,7 @@ fn name_is_taken(connection: &Connection, name: &VmName) -> Result<bool, StoreEr
             [name.as_str()],
             |row| row.get(0),
         )
-        .map_err(|source| StoreError::Query {
-            what: "look for a name",
-            source,
-        })
+        .map_err(StoreError::query("look for a name"))
 }
 
 fn free_name(connection: &Connection) -> Result<VmName, StoreError> {
@@ -408,10 +393,7 @@ fn free_name(connection: &Connection) -> Result<VmName, StoreError> {
 }
 
 fn free_slot(connection: &Connection, slots: u16, held: &HeldSlots) -> Result<u16, InsertError> {
-    let query = |source| StoreError::Query {
-        what: "look for a slot",
-        source,
-    };
+    let query = StoreError::query("look for a slot");
     let mut statement = connection
         .prepare_cached("SELECT slot FROM vm")
         .map_err(query)?;
