@@ -328,16 +328,7 @@ async fn a_machine_that_dies_leaves_a_failed_vm_that_starts_again() {
     let pid = daemon.client.vm("a").await.unwrap().pid.unwrap();
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    let vm = soon(async {
-        loop {
-            let vm = daemon.client.vm("a").await.unwrap();
-            if vm.state == VmState::Failed {
-                return vm;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    let vm = daemon.comes_to("a", VmState::Failed).await;
     let failure = vm.failure.unwrap().to_string();
     assert!(
         failure.contains("ended unexpectedly") && failure.contains("signal 9"),

@@ -208,9 +208,7 @@ async fn a_vm_in_the_middle_of_a_stop_is_stopped_by_the_next_daemon() {
     let stopped = daemon.client.stop_vm("a").await.unwrap();
     daemon.kill().await;
     let daemon = home.start().await;
-    // Joins the stop that goes on, or finds it done.
-    succeeded(&daemon.stop_vm("a").await);
-    assert_eq!(daemon.client.vm("a").await.unwrap().state, VmState::Stopped);
+    daemon.comes_to("a", VmState::Stopped).await;
     let forgotten = refusal(daemon.client.operation(&stopped.id).await);
     assert_eq!(forgotten.kind, ErrorKind::NotFound);
     assert_eq!(home.leftovers().len(), 1, "its directory");

@@ -13,7 +13,7 @@ use banger_client::{ByteStream, Client, ClientError};
 use banger_config::Paths;
 use banger_engine::process::marked;
 use banger_proto::agent::ExecRequest;
-use banger_proto::api::{CreateVm, Operation, OperationEvent, OperationState};
+use banger_proto::api::{CreateVm, Operation, OperationEvent, OperationState, Vm, VmState};
 use banger_proto::exit::ExitStatus;
 use banger_proto::frame::Frame;
 use banger_proto::id::OperationId;
@@ -192,6 +192,20 @@ impl Daemon {
             }
         })
         .await;
+    }
+
+    /// Waits until a VM is in a state that no operation of this client leads to.
+    pub async fn comes_to(&self, vm: &str, state: VmState) -> Vm {
+        soon(async {
+            loop {
+                let vm = self.client.vm(vm).await.unwrap();
+                if vm.state == state {
+                    return vm;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
     }
 
     pub async fn start_vm(&self, vm: &str) -> Operation {
