@@ -21,6 +21,9 @@ const MEMORY_MIN: ByteSize = ByteSize::from_mib(128);
 const DISK_MIN: ByteSize = ByteSize::from_mib(64);
 /// What ext4 with blocks of 4 KiB can hold without its 64-bit feature.
 const DISK_MAX: ByteSize = ByteSize::from_gib(16 << 10);
+/// Shortest beginning of an id that names a VM: the name of a VM that is gone must not name
+/// another one by chance.
+const ID_PREFIX_MIN: usize = 4;
 const LABELS_MAX: usize = 64;
 const LABEL_KEY_MAX: usize = 63;
 const LABEL_VALUE_MAX: usize = 256;
@@ -70,7 +73,7 @@ impl Fleet {
         handles
     }
 
-    /// The VM of this name or id, or the only one whose id begins so.
+    /// The VM of this name or id, or the only one whose id begins so, with at least 4 digits.
     ///
     /// # Errors
     /// There is none, or more than one.
@@ -85,7 +88,7 @@ impl Fleet {
             return Ok(handle.clone());
         }
         let mut begins = handles.iter().filter(|handle| {
-            !selector.is_empty()
+            selector.len() >= ID_PREFIX_MIN
                 && handle.look(|status| status.row.id.as_str().starts_with(selector))
         });
         match (begins.next(), begins.next()) {
