@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use banger_proto::agent::{DiskUsage, Stats};
+use banger_proto::agent::{DiskUsage, NetworkUsage, Stats};
 use banger_proto::size::ByteSize;
 use rustix::fs::statvfs;
 
@@ -15,13 +15,17 @@ pub fn read() -> Stats {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let devices = fs::read_to_string("/proc/net/dev").unwrap_or_default();
     Stats {
         cpu_us: cpu_us(&stat),
         load: load_averages(&load),
         memory_total: memory_field(&memory, "MemTotal:"),
         memory_available: memory_field(&memory, "MemAvailable:"),
         disks: mounts().into_iter().filter_map(disk_usage).collect(),
+        network: interfaces(&devices),
         processes: processes(),
+        uptime_us: uptime_us(&uptime),
     }
 }
 
@@ -53,6 +57,40 @@ fn memory_field(text: &str, name: &str) -> Option<ByteSize> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
     Some(ByteSize::from_bytes(kib * 1024))
+}
+
+/// The first word of `/proc/uptime`: seconds with two digits behind the point.
+fn uptime_us(text: &str) -> u64 {
+    let Some((seconds, hundredths)) = text
+        .split_ascii_whitespace()
+        .next()
+        .and_then(|word| word.split_once('.'))
+    else {
+        return 0;
+    };
+    let (seconds, hundredths): (u64, u64) = (
+        seconds.parse().unwrap_or_default(),
+        hundredths.parse().unwrap_or_default(),
+    );
+    seconds * 1_000_000 + hundredths * 10_000
+}
+
+/// The interfaces of `/proc/net/dev` but the loopback: behind the name's colon stand eight
+/// numbers of what was received, bytes first, then eight of what was sent (proc_net(5)).
+fn interfaces(devices: &str) -> Vec<NetworkUsage> {
+    let interfaces = devices.lines().filter_map(|line| {
+        let (name, numbers) = line.split_once(':')?;
+        let numbers: Vec<u64> = numbers
+            .split_ascii_whitespace()
+            .map_while(|word| word.parse().ok())
+            .collect();
+        Some(NetworkUsage {
+            name: name.trim().to_owned(),
+            received: ByteSize::from_bytes(*numbers.first()?),
+            sent: ByteSize::from_bytes(*numbers.get(8)?),
+        })
+    });
+    interfaces.filter(|usage| usage.name != "lo").collect()
 }
 
 /// The root and, where it is a disk of its own, the work disk.
@@ -101,6 +139,23 @@ mod tests {
             Some(ByteSize::from_bytes(475_124 * 1024))
         );
         assert_eq!(memory_field(memory, "SwapTotal:"), None);
+    }
+
+    #[test]
+    fn interfaces_and_uptime_are_understood() {
+        let devices = "Inter-|   Receive      |  Transmit\n face |bytes packets|bytes\n    \
+            lo: 9 1 0 0 0 0 0 0 9 1 0 0 0 0 0 0\n  \
+            eth0: 1500 2 0 0 0 0 0 0 700 3 0 0 0 0 0 0\n";
+        assert_eq!(
+            interfaces(devices),
+            [NetworkUsage {
+                name: "eth0".to_owned(),
+                received: ByteSize::from_bytes(1500),
+                sent: ByteSize::from_bytes(700),
+            }]
+        );
+        assert_eq!(uptime_us("12.34 20.00\n"), 12_340_000);
+        assert_eq!(uptime_us("rubbish"), 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use banger_proto::api::{self, CreateVm, EngineKind, Operation, OperationKind};
+use banger_proto::api::{self, CreateVm, EngineKind, Happened, Operation, OperationKind};
 use banger_proto::doctor::Check;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{LeaseId, RequestId, VmId};
@@ -232,6 +232,10 @@ impl Fleet {
     async fn bring_forth(&self, row: VmRow, work: Work, then_start: bool) -> Operation {
         work.set_vm(row.id.clone(), row.name.clone());
         let operation = work.operation();
+        self.host.events.tell(Happened::VmCreated {
+            vm: row.id.clone(),
+            vm_name: row.name.clone(),
+        });
         let lease = row.lease.clone();
         let handle = self.bring_in(row, Origin::Create { work, then_start });
         // The lease may have ended before the VM was there to be told.
@@ -266,6 +270,7 @@ impl Fleet {
             lease: request.lease,
             created_at: crate::now(),
             started_at: None,
+            expires_at: None,
             stages: Vec::new(),
         };
         check(&row, self.host.resources.cpus, self.host.resources.memory)?;
@@ -324,6 +329,8 @@ impl Fleet {
             ephemeral: row.lease.is_some(),
             created_at: row.created_at.clone(),
             started_at: row.started_at.clone(),
+            expires_at: row.expires_at.clone(),
+            last_used_at: None,
             pid: status.pid,
             stages: row.stages.clone(),
         }

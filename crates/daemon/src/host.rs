@@ -13,6 +13,7 @@ use banger_image::{Store, StoreConfig};
 use banger_net::{InvalidConfig, Network, NetworkConfig};
 
 use crate::engines::Engines;
+use crate::events::Events;
 use crate::faults::Faults;
 use crate::files::{self, FileError};
 use crate::leases::Leases;
@@ -103,6 +104,8 @@ pub struct Host {
     pub network: Network,
     /// The same, for plans.
     pub network_config: NetworkConfig,
+    /// What happens, for whoever watches.
+    pub events: Events,
     /// Work that goes on.
     pub operations: Operations,
     /// Clients that VMs hang on.
@@ -145,13 +148,15 @@ impl Host {
         );
         let resources = HostResources::read();
         let node = node();
+        let events = Events::new(&node);
         Ok(Self {
             database: Database::open(&paths.database())?,
             images: Store::open(store_config(&paths, &config, agent))?,
             engines,
             network: Network::new(network_config.clone())?,
             network_config,
-            operations: Operations::new(&node),
+            operations: Operations::new(&node, events.clone()),
+            events,
             leases: Leases::default(),
             faults,
             defaults: defaults::resolve(&config.vm_defaults, resources),

@@ -12,6 +12,7 @@ pub mod api;
 mod descriptor;
 pub mod doctor;
 pub mod engines;
+pub mod events;
 pub mod faults;
 pub mod files;
 pub mod fleet;

@@ -11,13 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use banger_proto::api::{
-    Operation, OperationEvent, OperationKind, OperationState, Progress, StageTime,
+    Happened, Operation, OperationEvent, OperationKind, OperationState, Progress, StageTime,
 };
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{OperationId, RequestId, VmId};
 use banger_proto::name::VmName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::events::Events;
 
 /// How many ended operations are remembered.
 const REMEMBERED: usize = 256;
@@ -26,6 +28,7 @@ const REMEMBERED: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Operations {
     node: Arc<str>,
+    events: Events,
     registry: Arc<Mutex<Registry>>,
 }
 
@@ -39,6 +42,8 @@ struct Registry {
 #[derive(Debug)]
 struct Entry {
     record: Mutex<Record>,
+    /// Where its begin and its end are told.
+    told: Events,
     /// The number of the newest event; followers wait on it.
     newest: watch::Sender<u64>,
     cancel: CancellationToken,
@@ -93,16 +98,17 @@ pub enum CancelError {
     /// There is none of this id.
     #[error("there is no such operation")]
     Unknown,
-    /// It is a stop or a delete.
-    #[error("a stop or delete goes on to its end")]
+    /// It is of a kind that is done whole.
+    #[error("only creates, starts and pulls can be called off: this goes on to its end")]
     GoesOn,
 }
 
 impl Operations {
     /// No operations yet; `node` names this host in each.
-    pub fn new(node: &str) -> Self {
+    pub fn new(node: &str, events: Events) -> Self {
         Self {
             node: node.into(),
+            events,
             registry: Arc::default(),
         }
     }
@@ -138,6 +144,17 @@ impl Operations {
         Some(operation)
     }
 
+    /// All operations that are remembered, the oldest first.
+    pub fn list(&self) -> Vec<Operation> {
+        let entries: Vec<_> = self.registry().entries.values().cloned().collect();
+        let mut operations: Vec<Operation> = entries
+            .iter()
+            .map(|entry| entry.record().operation.clone())
+            .collect();
+        operations.sort_by(|a, b| (&a.created_at, &a.id).cmp(&(&b.created_at, &b.id)));
+        operations
+    }
+
     /// Calls an operation off. One that has ended stays as it is.
     ///
     /// # Errors
@@ -151,8 +168,14 @@ impl Operations {
                 entry.cancel.cancel();
                 Ok(operation)
             }
-            // Half a stop or half a delete is of no use to anyone.
-            OperationKind::StopVm | OperationKind::DeleteVm => Err(CancelError::GoesOn),
+            // Half of one of these is of no use to anyone.
+            OperationKind::StopVm
+            | OperationKind::RestartVm
+            | OperationKind::KillVm
+            | OperationKind::PauseVm
+            | OperationKind::ResumeVm
+            | OperationKind::SetVm
+            | OperationKind::DeleteVm => Err(CancelError::GoesOn),
         }
     }
 
@@ -172,6 +195,7 @@ impl Operations {
         let id = OperationId::new();
         let (vm, vm_name) = subject.vm.unzip();
         let entry = Arc::new(Entry {
+            told: self.events.clone(),
             record: Mutex::new(Record {
                 operation: Operation {
                     id: id.clone(),
@@ -193,6 +217,7 @@ impl Operations {
             key,
         });
         registry.entries.insert(id, Arc::clone(&entry));
+        entry.tell(&entry.record().operation);
         Work {
             entry,
             registry: Arc::clone(&self.registry),
@@ -217,6 +242,22 @@ impl Registry {
 impl Entry {
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().expect("no holder of this lock panics")
+    }
+
+    /// Tells whoever watches the daemon. A create is told of from the moment on at which its VM
+    /// is there: until then it may not come about.
+    fn tell(&self, operation: &Operation) {
+        if operation.kind == OperationKind::CreateVm && operation.vm.is_none() {
+            return;
+        }
+        self.told.tell(Happened::Operation {
+            operation: operation.id.clone(),
+            kind: operation.kind,
+            state: operation.state,
+            vm: operation.vm.clone(),
+            vm_name: operation.vm_name.clone(),
+            error: operation.error.clone(),
+        });
     }
 
     /// Adds an event; `replaces` says which earlier ones it makes superfluous.
@@ -258,6 +299,7 @@ impl Work {
         let mut record = self.entry.record();
         record.operation.vm = Some(id);
         record.operation.vm_name = Some(name);
+        self.entry.tell(&record.operation);
     }
 
     /// Cancelled when someone calls the operation off.
@@ -303,6 +345,7 @@ impl Work {
             });
             let done = OperationEvent::Done(Box::new(record.operation.clone()));
             let id = record.operation.id.clone();
+            self.entry.tell(&record.operation);
             self.entry.add(&mut record, done, |_| false);
             id
         };
@@ -434,7 +477,7 @@ mod tests {
     use banger_proto::api::ProgressUnit;
 
     fn operations() -> Operations {
-        Operations::new("here")
+        Operations::new("here", Events::new("here"))
     }
 
     fn create() -> Subject {

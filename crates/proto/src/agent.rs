@@ -11,6 +11,7 @@
 //! | `GET /v1/files?path=P`       | -                       | tar stream of P               |
 //! | `PUT /v1/files?path=P`       | tar stream              | 204; unpacked below P         |
 //! | `POST /v1/clock`             | [`Clock`]               | 204                           |
+//! | `POST /v1/grow`              | [`Grow`]                | 204; the disk's room is there |
 //! | `POST /v1/shutdown`          | [`Shutdown`]            | 202; the guest goes down      |
 //! | `GET /v1/stats`              | -                       | [`Stats`]                     |
 //!
@@ -199,6 +200,15 @@ pub struct Clock {
     pub unix_ns: u64,
 }
 
+/// A disk that has become larger under the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grow {
+    /// Which disk.
+    pub role: DiskRole,
+    /// Its new size. The agent waits a bounded time until the kernel shows it.
+    pub size: ByteSize,
+}
+
 /// How the guest goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shutdown {
@@ -220,8 +230,25 @@ pub struct Stats {
     /// File systems: the root's overlay and the work disk.
     #[serde(default)]
     pub disks: Vec<DiskUsage>,
+    /// Network interfaces but the loopback.
+    #[serde(default)]
+    pub network: Vec<NetworkUsage>,
     /// Number of processes.
     pub processes: u64,
+    /// Microseconds since the kernel's start.
+    #[serde(default)]
+    pub uptime_us: u64,
+}
+
+/// What has gone through a network interface of the guest since its boot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NetworkUsage {
+    /// The interface.
+    pub name: String,
+    /// Bytes received.
+    pub received: ByteSize,
+    /// Bytes sent.
+    pub sent: ByteSize,
 }
 
 /// How full a file system of the guest is.

@@ -135,6 +135,8 @@ mod tests {
             ephemeral: true,
             created_at: "2026-03-02T11:55:00Z".into(),
             started_at: Some("2026-03-02T11:55:04Z".into()),
+            expires_at: None,
+            last_used_at: None,
             pid: Some(4242),
             stages: vec![StageTime {
                 stage: "engine".into(),

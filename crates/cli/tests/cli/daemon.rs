@@ -179,6 +179,8 @@ pub fn vm(name: &str) -> Vm {
         ephemeral: false,
         created_at: "2026-01-01T00:00:00Z".into(),
         started_at: None,
+        expires_at: None,
+        last_used_at: None,
         pid: None,
         stages: Vec::new(),
     }

@@ -11,7 +11,8 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB};
 use super::StoreError;
 
 /// Each brings the schema from its index to its index + 1.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE vm (
         id            TEXT PRIMARY KEY NOT NULL,
         name          TEXT NOT NULL UNIQUE,
@@ -34,7 +35,11 @@ const MIGRATIONS: &[&str] = &["
         started_at    TEXT,
         stages        TEXT NOT NULL
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE vm ADD COLUMN expires_at TEXT;
+",
+];
 
 /// The number of the schema that this build writes.
 pub const VERSION: u32 = MIGRATIONS.len() as u32;

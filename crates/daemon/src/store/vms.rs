@@ -59,6 +59,8 @@ pub struct VmRow {
     pub created_at: String,
     /// When it last became running, RFC 3339.
     pub started_at: Option<String>,
+    /// When it is deleted, whatever it does, RFC 3339.
+    pub expires_at: Option<String>,
     /// Stages of the last start.
     pub stages: Vec<StageTime>,
 }
@@ -215,7 +217,7 @@ const INSERT: &str = "
     INSERT INTO vm VALUES (
         :id, :name, :slot, :phase, :failure, :image, :image_id, :kernel, :vcpu, :memory,
         :disk_size, :system_size, :engine, :engine_reason, :nat, :labels, :lease,
-        :created_at, :started_at, :stages)";
+        :created_at, :started_at, :stages, :expires_at)";
 
 const UPDATE: &str = "
     UPDATE vm SET
@@ -223,7 +225,8 @@ const UPDATE: &str = "
         image_id = :image_id, kernel = :kernel, vcpu = :vcpu, memory = :memory,
         disk_size = :disk_size, system_size = :system_size, engine = :engine,
         engine_reason = :engine_reason, nat = :nat, labels = :labels, lease = :lease,
-        created_at = :created_at, started_at = :started_at, stages = :stages
+        created_at = :created_at, started_at = :started_at, stages = :stages,
+        expires_at = :expires_at
     WHERE id = :id";
 
 fn write(
@@ -257,6 +260,7 @@ fn write(
             ":created_at": row.created_at,
             ":started_at": row.started_at,
             ":stages": to_json(&row.stages),
+            ":expires_at": row.expires_at,
         })
         .map(|_| ())
         .map_err(query)
@@ -294,6 +298,7 @@ fn read(row: &Row<'_>) -> Result<VmRow, StoreError> {
         lease: columns.optional_parsed("lease")?,
         created_at: columns.plain("created_at")?,
         started_at: columns.optional("started_at")?,
+        expires_at: columns.optional("expires_at")?,
         stages: columns.json("stages")?,
     })
 }
@@ -434,6 +439,7 @@ pub(crate) mod tests {
             lease: None,
             created_at: "2026-01-01T00:00:00Z".to_owned(),
             started_at: None,
+            expires_at: None,
             stages: Vec::new(),
         }
     }

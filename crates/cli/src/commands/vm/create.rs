@@ -91,6 +91,7 @@ impl VmArgs {
                 (nat, _) => Some(nat),
             },
             labels: self.label.into_iter().collect(),
+            ttl_s: None,
             no_start,
             lease,
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use banger_engine::{Exit, Machine};
-use banger_proto::api::{Operation, OperationKind, StageTime};
+use banger_proto::api::{Happened, Operation, OperationKind, StageTime, VmState};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -573,7 +573,9 @@ impl Owner {
             }
             Ok(()) => {}
         }
+        let was = self.phase().state();
         self.status.send_modify(|status| status.row = row);
+        self.tell_state(was);
         Ok(())
     }
 
@@ -588,6 +590,7 @@ impl Owner {
         stages: Option<Vec<StageTime>>,
         failure: Option<ApiError>,
     ) -> Result<(), StoreError> {
+        let was = self.phase().state();
         self.status.send_modify(|status| {
             status.row.phase = phase;
             status.row.failure = failure;
@@ -595,6 +598,7 @@ impl Owner {
                 status.row.stages = stages;
             }
         });
+        self.tell_state(was);
         let row = self.row();
         let written = self.host.database.update_vm(row).await;
         written.inspect_err(|error| {
@@ -602,12 +606,29 @@ impl Owner {
         })
     }
 
+    /// Tells whoever watches the daemon that the VM is in another state than it was.
+    fn tell_state(&self, was: VmState) {
+        let row = self.row();
+        if row.phase.state() != was {
+            self.host.events.tell(Happened::VmState {
+                vm: row.id,
+                vm_name: row.name,
+                state: row.phase.state(),
+                failure: row.failure,
+            });
+        }
+    }
+
     /// Frees the row and with it the slot; nothing else is left.
     async fn vanish(&mut self) -> Result<(), ApiError> {
         let VmRow { id, name, .. } = self.row();
-        match self.host.database.remove_vm(id).await {
+        match self.host.database.remove_vm(id.clone()).await {
             Ok(()) => {
                 tracing::info!("gone");
+                self.host.events.tell(Happened::VmDeleted {
+                    vm: id,
+                    vm_name: name,
+                });
                 self.status.send_modify(|status| status.gone = true);
                 Ok(())
             }

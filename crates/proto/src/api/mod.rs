@@ -1,0 +1,62 @@
+//! Objects of the daemon's HTTP API, version 1.
+//!
+//! | method and path                    | request                | answer                         |
+//! |------------------------------------|------------------------|--------------------------------|
+//! | `GET /v1/version`                  | -                      | [`Version`]                    |
+//! | `GET /v1/daemon`                   | -                      | [`DaemonStatus`]               |
+//! | `POST /v1/daemon/stop`             | -                      | 202                            |
+//! | `GET /v1/events?follow=`           | `Last-Event-ID`        | server-sent [`Event`]s         |
+//! | `POST /v1/leases`                  | upgrade                | [`LeaseGrant`] line, then held |
+//! | `POST /v1/vms`                     | [`CreateVm`]           | 202 [`Operation`]              |
+//! | `GET /v1/vms`                      | -                      | [`Vm`] list                    |
+//! | `GET /v1/vms/{vm}`                 | -                      | [`Vm`]                         |
+//! | `PATCH /v1/vms/{vm}`               | [`SetVm`]              | 202 [`Operation`]              |
+//! | `DELETE /v1/vms/{vm}`              | -                      | 202 [`Operation`]              |
+//! | `POST /v1/vms/{vm}/start`          | -                      | 202 [`Operation`]              |
+//! | `POST /v1/vms/{vm}/stop`           | -                      | 202 [`Operation`]              |
+//! | `POST /v1/vms/{vm}/restart`        | -                      | 202 [`Operation`]              |
+//! | `POST /v1/vms/{vm}/kill`           | [`KillVm`]             | 202 [`Operation`]              |
+//! | `POST /v1/vms/{vm}/pause`          | -                      | 202 [`Operation`]              |
+//! | `POST /v1/vms/{vm}/resume`         | -                      | 202 [`Operation`]              |
+//! | `POST /v1/vms/{vm}/exec`           | upgrade                | [`crate::frame`] stream        |
+//! | `POST /v1/vms/{vm}/ssh`            | upgrade                | bytes: an SSH connection       |
+//! | `GET /v1/vms/{vm}/ssh-target`      | -                      | [`SshTarget`]                  |
+//! | `GET /v1/vms/{vm}/logs?log=&follow=&tail=` | -              | text                           |
+//! | `GET /v1/vms/{vm}/stats`           | -                      | [`VmStats`]                    |
+//! | `GET /v1/vms/{vm}/health`          | -                      | [`VmHealth`]                   |
+//! | `GET /v1/vms/{vm}/files?path=`     | -                      | tar stream of the guest's path |
+//! | `PUT /v1/vms/{vm}/files?path=`     | tar stream             | 204; unpacked below the path   |
+//! | `GET /v1/stats`                    | -                      | [`VmStats`] list: what runs    |
+//! | `GET /v1/images`                   | -                      | [`Image`] list                 |
+//! | `POST /v1/images/{name}/pull`      | -                      | 202 [`Operation`]              |
+//! | `GET /v1/kernels`                  | -                      | [`Kernel`] list                |
+//! | `GET /v1/operations`               | -                      | [`Operation`] list             |
+//! | `GET /v1/operations/{id}`          | -                      | [`Operation`]                  |
+//! | `GET /v1/operations/{id}/events`   | -                      | server-sent [`OperationEvent`]s |
+//! | `DELETE /v1/operations/{id}`       | -                      | 202: it is being called off    |
+//! | `GET /metrics`                     | -                      | text for Prometheus            |
+//!
+//! `{vm}` is a name, an id, or an unambiguous beginning of an id. An upgrade is HTTP/1.1's
+//! `Upgrade: banger-stream`, answered with 101. Errors are [`crate::error::ApiError`].
+
+mod artifact;
+mod daemon;
+mod event;
+mod operation;
+mod stats;
+mod vm;
+
+pub use artifact::*;
+pub use daemon::*;
+pub use event::*;
+pub use operation::*;
+pub use stats::*;
+pub use vm::*;
+
+/// The token of the `Upgrade` header.
+pub const UPGRADE_TOKEN: &str = "banger-stream";
+/// Header with a key under which a repeated create returns the first one's operation.
+pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
+/// Header with the id of the last event that a client has seen
+/// (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+pub const LAST_EVENT_HEADER: &str = "last-event-id";
