@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use banger_proto::VERSION;
 use banger_proto::api::{
-    CreateVm, DaemonStatus, Image, Kernel, LogKind, Operation, SshTarget, Version, Vm,
+    CreateVm, DaemonStatus, Image, Kernel, KillVm, LogKind, Operation, SetVm, SshTarget, Version,
+    Vm,
 };
 use banger_proto::id::OperationId;
 use banger_proto::name::ArtifactName;
@@ -143,6 +144,39 @@ impl Client {
     pub async fn stop_vm(&self, vm: &str) -> Result<Operation, ClientError> {
         self.transport
             .json(Call::post(path("/v1/vms/", vm, "/stop")))
+            .await
+    }
+
+    /// `PATCH /v1/vms/{vm}`
+    pub async fn set_vm(&self, vm: &str, change: &SetVm) -> Result<Operation, ClientError> {
+        let call = Call::patch(path("/v1/vms/", vm, "")).json(change);
+        self.transport.json(call).await
+    }
+
+    /// `POST /v1/vms/{vm}/restart`
+    pub async fn restart_vm(&self, vm: &str) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(path("/v1/vms/", vm, "/restart")))
+            .await
+    }
+
+    /// `POST /v1/vms/{vm}/kill`
+    pub async fn kill_vm(&self, vm: &str, kill: &KillVm) -> Result<Operation, ClientError> {
+        let call = Call::post(path("/v1/vms/", vm, "/kill")).json(kill);
+        self.transport.json(call).await
+    }
+
+    /// `POST /v1/vms/{vm}/pause`
+    pub async fn pause_vm(&self, vm: &str) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(path("/v1/vms/", vm, "/pause")))
+            .await
+    }
+
+    /// `POST /v1/vms/{vm}/resume`
+    pub async fn resume_vm(&self, vm: &str) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(path("/v1/vms/", vm, "/resume")))
             .await
     }
 

@@ -8,6 +8,8 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
+use banger_proto::size::ByteSize;
+
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {action} `{}`", .path.display())]
@@ -108,6 +110,21 @@ pub fn write_private_once(path: &Path, content: &[u8]) -> Result<bool, FileError
     written.map_err(FileError::new("write", path))
 }
 
+/// Makes a file of `size` bytes of a smaller one, with a hole at its end. A larger one stays.
+///
+/// # Errors
+/// It is not there, or cannot be made larger.
+pub fn grow(path: &Path, size: ByteSize) -> Result<(), FileError> {
+    let grown = || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        match file.metadata()?.len() < size.bytes() {
+            true => file.set_len(size.bytes()),
+            false => Ok(()),
+        }
+    };
+    grown().map_err(FileError::new("make larger", path))
+}
+
 /// Removes a file.
 ///
 /// # Errors
@@ -187,6 +204,19 @@ mod tests {
             fs::metadata(&loose).unwrap().permissions().mode() & 0o777,
             0o700
         );
+    }
+
+    #[test]
+    fn a_file_grows_and_never_shrinks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        grow(&path, ByteSize::from_mib(1)).unwrap_err();
+        fs::write(&path, "data").unwrap();
+        for (mib, length) in [(2, 2 << 20), (1, 2 << 20)] {
+            grow(&path, ByteSize::from_mib(mib)).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().len(), length);
+        }
+        assert!(fs::read(&path).unwrap().starts_with(b"data"));
     }
 
     #[test]

@@ -8,26 +8,18 @@ use banger_proto::api::{self, CreateVm, EngineKind, Happened, Operation, Operati
 use banger_proto::doctor::Check;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{LeaseId, RequestId, VmId};
-use banger_proto::size::ByteSize;
 
 use crate::host::Host;
 use crate::operations::{Begun, IdempotencyKey, Subject, Work};
 use crate::store::vms::{HeldSlots, SlotHold};
 use crate::store::{InsertError, NewVm, StoreError, VmRow};
-use crate::vm::lifecycle::{Phase, Refusal, Request};
-use crate::vm::task::{Handle, Origin, RequestError, Status};
+use crate::vm::bounds;
+use crate::vm::lifecycle::{Phase, Request};
+use crate::vm::task::{Ask, Handle, Origin, RequestError, Status};
 
-const MEMORY_MIN: ByteSize = ByteSize::from_mib(128);
-const DISK_MIN: ByteSize = ByteSize::from_mib(64);
-/// What ext4 with blocks of 4 KiB can hold without its 64-bit feature.
-const DISK_MAX: ByteSize = ByteSize::from_gib(16 << 10);
 /// Shortest beginning of an id that names a VM: the name of a VM that is gone must not name
 /// another one by chance.
 const ID_PREFIX_MIN: usize = 4;
-const LABELS_MAX: usize = 64;
-const LABEL_KEY_MAX: usize = 63;
-const LABEL_VALUE_MAX: usize = 256;
-
 /// All VMs.
 #[derive(Debug)]
 pub struct Fleet {
@@ -106,19 +98,32 @@ impl Fleet {
         }
     }
 
-    /// Asks a VM to start, stop or go.
+    /// Asks something of a VM.
     ///
     /// # Errors
-    /// There is no such VM, or its phase does not allow it.
-    pub async fn request(
+    /// There is no such VM, its phase does not allow it, it cannot become what was asked for, or
+    /// the host lacks what a start needs.
+    pub async fn ask(
         &self,
         selector: &str,
-        request: Request,
+        ask: Ask,
         request_id: Option<RequestId>,
     ) -> Result<Operation, ApiError> {
         let handle = self.find(selector)?;
+        let request = ask.request();
+        let (row, name) = handle.look(|status| (status.row.clone(), status.row.name.clone()));
+        if matches!(ask, Ask::Start | Ask::Restart)
+            && row.phase.is_at_rest()
+            && let Some(missing) = self.missing_of_host(row.engine, row.nat).await
+        {
+            let message = format!("could not {} VM `{name}`", request.verb());
+            let mut error = ApiError::new(ErrorKind::Precondition, message);
+            error.causes.push(missing.detail);
+            error.hint = missing.fix;
+            return Err(error);
+        }
         handle
-            .request(request, request_id)
+            .ask(ask, request_id)
             .await
             .map_err(|error| refused(&handle, request, &error))
     }
@@ -248,6 +253,8 @@ impl Fleet {
     /// The row of a VM to be, or what is wrong with the request.
     fn row_of(&self, request: CreateVm) -> Result<VmRow, String> {
         let defaults = &self.host.defaults;
+        let now = jiff::Timestamp::now();
+        let ttl = request.ttl_s.map(|ttl_s| bounds::expiry(now, ttl_s));
         let row = VmRow {
             id: VmId::new(),
             name: "unnamed".parse().expect("it is a DNS label"),
@@ -268,12 +275,12 @@ impl Fleet {
             nat: request.nat.unwrap_or(true),
             labels: request.labels,
             lease: request.lease,
-            created_at: crate::now(),
+            created_at: now.to_string(),
             started_at: None,
-            expires_at: None,
+            expires_at: ttl.transpose()?,
             stages: Vec::new(),
         };
-        check(&row, self.host.resources.cpus, self.host.resources.memory)?;
+        bounds::check(&row, self.host.resources)?;
         Ok(row)
     }
 
@@ -346,120 +353,29 @@ pub fn refused(handle: &Handle, request: Request, error: &RequestError) -> ApiEr
     let name = handle.name();
     let kind = match error {
         RequestError::Refused(_) => ErrorKind::Conflict,
+        RequestError::Change(change) => change.kind(),
         RequestError::Gone => ErrorKind::NotFound,
         RequestError::Store(_) => ErrorKind::Failed,
         RequestError::LinkDown => ErrorKind::Unavailable,
     };
     let message = format!("could not {} VM `{name}`", request.verb());
     let mut api = ApiError::new(kind, message).caused_by(error);
-    api.hint = match (error, request) {
-        (RequestError::Refused(Refusal::NotRunning), Request::Attach) => {
-            Some(format!("start it first: `banger vm start {name}`"))
-        }
-        (RequestError::Refused(Refusal::StillStarting), Request::Attach) => {
-            Some("try again when it runs: see `banger vm list`".to_owned())
-        }
-        (RequestError::LinkDown, _) => Some(format!(
+    api.hint = match error {
+        RequestError::Refused(refusal) => refusal.hint(request, &name),
+        RequestError::Change(change) => change.hint(&name),
+        RequestError::LinkDown => Some(format!(
             "see `banger vm logs {name}`; `banger vm stop {name}` ends it in any case"
         )),
-        (RequestError::Store(store), _) => store.hint(),
-        _ => None,
+        RequestError::Store(store) => store.hint(),
+        RequestError::Gone => None,
     };
     api
 }
 
 async fn delete(handle: &Handle) {
-    match handle.request(Request::Delete, None).await {
+    match handle.ask(Ask::Delete, None).await {
         // A VM that is being deleted or is gone already is what was wanted.
         Ok(_) | Err(RequestError::Gone | RequestError::Refused(_)) => {}
         Err(error) => tracing::error!(vm = %handle.name(), %error, "could not delete"),
-    }
-}
-
-/// What is wrong with a VM to be.
-fn check(row: &VmRow, cpus: u32, memory: ByteSize) -> Result<(), String> {
-    if !(1..=cpus).contains(&row.vcpu) {
-        return Err(format!(
-            "{} CPUs are not to be had: this host has {cpus}",
-            row.vcpu
-        ));
-    }
-    if row.memory < MEMORY_MIN {
-        return Err(format!(
-            "{} of memory are too little: the least is {MEMORY_MIN}",
-            row.memory
-        ));
-    }
-    if row.memory > memory {
-        return Err(format!(
-            "{} of memory are not to be had: this host has {}M",
-            row.memory,
-            memory.mib()
-        ));
-    }
-    for (what, size) in [("work", row.disk_size), ("system", row.system_size)] {
-        if size < DISK_MIN {
-            return Err(format!(
-                "a {what} disk of {size} is too small: the least is {DISK_MIN}"
-            ));
-        }
-        if size > DISK_MAX {
-            return Err(format!(
-                "a {what} disk of {size} is too large: the most is {DISK_MAX}"
-            ));
-        }
-    }
-    if row.labels.len() > LABELS_MAX {
-        return Err(format!(
-            "{} labels are too many: the most is {LABELS_MAX}",
-            row.labels.len()
-        ));
-    }
-    for (key, value) in &row.labels {
-        if key.is_empty() || key.len() > LABEL_KEY_MAX || key.contains(char::is_control) {
-            return Err(format!(
-                "{key:?} is no label: use 1 to {LABEL_KEY_MAX} characters"
-            ));
-        }
-        if value.len() > LABEL_VALUE_MAX || value.contains(char::is_control) {
-            return Err(format!(
-                "the value of label `{key}` must be at most {LABEL_VALUE_MAX} plain characters"
-            ));
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::vms::tests::row;
-
-    #[test]
-    fn what_makes_no_sense_is_refused_with_its_bounds() {
-        let changes: [fn(&mut VmRow); 9] = [
-            |row| row.vcpu = 0,
-            |row| row.vcpu = 5,
-            |row| row.memory = ByteSize::from_mib(127),
-            |row| row.memory = ByteSize::from_gib(9),
-            |row| row.disk_size = ByteSize::from_mib(1),
-            |row| row.system_size = ByteSize::from_gib(1 << 20),
-            |row| drop(row.labels.insert(String::new(), "v".to_owned())),
-            |row| drop(row.labels.insert("k".to_owned(), "\u{1b}[2J".to_owned())),
-            |row| {
-                row.labels
-                    .extend((0..65).map(|n| (n.to_string(), String::new())))
-            },
-        ];
-        let words: Vec<String> = changes
-            .into_iter()
-            .map(|change| {
-                let mut row = row("a");
-                change(&mut row);
-                check(&row, 4, ByteSize::from_gib(8)).unwrap_err()
-            })
-            .collect();
-        insta::assert_snapshot!(words.join("\n"));
-        check(&row("a"), 1, ByteSize::from_mib(512)).unwrap();
     }
 }

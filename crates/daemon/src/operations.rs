@@ -289,6 +289,11 @@ impl Work {
         self.entry.record().operation.id.clone()
     }
 
+    /// What it does.
+    pub fn kind(&self) -> OperationKind {
+        self.entry.record().operation.kind
+    }
+
     /// The operation as it is now.
     pub fn operation(&self) -> Operation {
         self.entry.record().operation.clone()

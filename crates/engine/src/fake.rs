@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use banger_proto::api::EngineKind;
+use banger_proto::size::ByteSize;
 use rustix::fs::inotify;
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
@@ -21,8 +22,8 @@ use tokio::net::UnixStream;
 
 use crate::process::{Detached, Ended, Process, ProcessFailure};
 use crate::{
-    Access, Activity, AgentStream, ControlError, Engine, Exit, ExitCause, LaunchError, Machine,
-    MachineHandle, MachineSpec, Place, files, reactor, release, tail,
+    Access, Activity, AgentStream, ControlError, Disk, Engine, Exit, ExitCause, LaunchError,
+    Machine, MachineHandle, MachineSpec, Place, files, reactor, release, tail,
 };
 
 /// How long the agent may take until it listens.
@@ -146,7 +147,7 @@ impl FakeMachine {
         }
     }
 
-    fn signal(&self, order: &'static str, signal: Signal) -> Result<(), ControlError> {
+    fn order(&self, order: &'static str, signal: Signal) -> Result<(), ControlError> {
         if self.process.ended().is_some() {
             return Err(ControlError::Ended);
         }
@@ -218,16 +219,34 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    fn signal(&self, signal: Signal) -> Result<(), ControlError> {
+        self.process
+            .signal(signal)
+            .map_err(|source| ControlError::Io {
+                order: "signal",
+                source,
+            })
+    }
+
     async fn power_button(&self) -> Result<(), ControlError> {
-        self.signal("power button", Signal::TERM)
+        self.order("power button", Signal::TERM)
     }
 
     async fn pause(&self) -> Result<(), ControlError> {
-        self.signal("pause", Signal::STOP)
+        self.order("pause", Signal::STOP)
     }
 
     async fn resume(&self) -> Result<(), ControlError> {
-        self.signal("resume", Signal::CONT)
+        self.order("resume", Signal::CONT)
+    }
+
+    async fn grow_disk(&self, disk: &Disk, size: ByteSize) -> Result<(), ControlError> {
+        files::disk(&disk.path, disk.access)
+            .and_then(|file| file.set_len(size.bytes()))
+            .map_err(|source| ControlError::Io {
+                order: "grow",
+                source,
+            })
     }
 
     async fn activity(&self) -> Result<Activity, ControlError> {

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use banger_proto::api::EngineKind;
+use banger_proto::size::ByteSize;
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::process::ProcessFailure;
 use crate::process::ProcessId;
-use crate::{MachineSpec, Place};
+use crate::{Disk, MachineSpec, Place};
 
 /// A way to run machines.
 #[async_trait]
@@ -66,6 +68,13 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// The process could not be killed, or did not end in time.
     async fn kill(&self) -> Result<(), ControlError>;
 
+    /// Sends a signal to the engine's process, and returns at once. What comes of it is seen by
+    /// [`Machine::exited`]. Succeeds when it has ended already.
+    ///
+    /// # Errors
+    /// The system refuses.
+    fn signal(&self, signal: Signal) -> Result<(), ControlError>;
+
     /// Presses the guest's power button (ACPI). What follows is the guest's choice.
     ///
     /// # Errors
@@ -83,6 +92,13 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// # Errors
     /// The engine gives no answer or refuses.
     async fn resume(&self) -> Result<(), ControlError>;
+
+    /// Makes one of the machine's disks larger, file and device. The guest's kernel notices;
+    /// its file system is the agent's to grow.
+    ///
+    /// # Errors
+    /// The engine gives no answer or refuses.
+    async fn grow_disk(&self, disk: &Disk, size: ByteSize) -> Result<(), ControlError>;
 
     /// Whether the guest's CPUs run.
     ///

@@ -49,9 +49,16 @@ impl Api {
             .route("/v1/daemon/stop", post(daemon::stop))
             .route("/v1/leases", post(stream::lease))
             .route("/v1/vms", get(vms::list).post(vms::create))
-            .route("/v1/vms/{vm}", get(vms::show).delete(vms::delete))
+            .route(
+                "/v1/vms/{vm}",
+                get(vms::show).patch(vms::set).delete(vms::delete),
+            )
             .route("/v1/vms/{vm}/start", post(vms::start))
             .route("/v1/vms/{vm}/stop", post(vms::stop))
+            .route("/v1/vms/{vm}/restart", post(vms::restart))
+            .route("/v1/vms/{vm}/kill", post(vms::kill))
+            .route("/v1/vms/{vm}/pause", post(vms::pause))
+            .route("/v1/vms/{vm}/resume", post(vms::resume))
             .route("/v1/vms/{vm}/exec", post(stream::exec))
             .route("/v1/vms/{vm}/ssh", post(stream::ssh))
             .route("/v1/vms/{vm}/ssh-target", get(vms::ssh_target))

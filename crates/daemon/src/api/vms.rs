@@ -4,13 +4,15 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use banger_proto::api::{CreateVm, IDEMPOTENCY_HEADER, SshTarget, Vm};
+use banger_proto::api::{CreateVm, IDEMPOTENCY_HEADER, KillVm, SetVm, SshTarget, Vm};
+use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
+use rustix::process::Signal;
 
 use super::Api;
 use super::exchange::{Failure, Json, accepted};
-use crate::vm::lifecycle::Request;
 use crate::vm::plan::Layout;
+use crate::vm::task::Ask;
 
 pub async fn list(State(api): State<Api>) -> Json<Vec<Vm>> {
     let vms = api.fleet.handles();
@@ -48,7 +50,7 @@ pub async fn delete(
     vm: Path<String>,
     request_id: Extension<RequestId>,
 ) -> Result<Response, Failure> {
-    ask(api, vm, request_id, Request::Delete).await
+    ask(api, vm, request_id, Ask::Delete).await
 }
 
 pub async fn start(
@@ -56,7 +58,7 @@ pub async fn start(
     vm: Path<String>,
     request_id: Extension<RequestId>,
 ) -> Result<Response, Failure> {
-    ask(api, vm, request_id, Request::Start).await
+    ask(api, vm, request_id, Ask::Start).await
 }
 
 pub async fn stop(
@@ -64,18 +66,69 @@ pub async fn stop(
     vm: Path<String>,
     request_id: Extension<RequestId>,
 ) -> Result<Response, Failure> {
-    ask(api, vm, request_id, Request::Stop).await
+    ask(api, vm, request_id, Ask::Stop).await
+}
+
+pub async fn restart(
+    api: State<Api>,
+    vm: Path<String>,
+    request_id: Extension<RequestId>,
+) -> Result<Response, Failure> {
+    ask(api, vm, request_id, Ask::Restart).await
+}
+
+pub async fn pause(
+    api: State<Api>,
+    vm: Path<String>,
+    request_id: Extension<RequestId>,
+) -> Result<Response, Failure> {
+    ask(api, vm, request_id, Ask::Pause).await
+}
+
+pub async fn resume(
+    api: State<Api>,
+    vm: Path<String>,
+    request_id: Extension<RequestId>,
+) -> Result<Response, Failure> {
+    ask(api, vm, request_id, Ask::Resume).await
+}
+
+pub async fn kill(
+    api: State<Api>,
+    vm: Path<String>,
+    request_id: Extension<RequestId>,
+    Json(request): Json<KillVm>,
+) -> Result<Response, Failure> {
+    let signal = match request.signal {
+        None => Signal::KILL,
+        Some(number) => Signal::from_named_raw(number).ok_or_else(|| {
+            let mut error =
+                ApiError::new(ErrorKind::Invalid, format!("could not kill VM `{}`", *vm));
+            error
+                .causes
+                .push(format!("{number} is not the number of a signal"));
+            error.with_hint("`kill -l` lists the signals with their numbers")
+        })?,
+    };
+    ask(api, vm, request_id, Ask::Kill(signal)).await
+}
+
+pub async fn set(
+    api: State<Api>,
+    vm: Path<String>,
+    request_id: Extension<RequestId>,
+    Json(change): Json<SetVm>,
+) -> Result<Response, Failure> {
+    ask(api, vm, request_id, Ask::Set(Box::new(change))).await
 }
 
 async fn ask(
     State(api): State<Api>,
     Path(vm): Path<String>,
     Extension(request_id): Extension<RequestId>,
-    request: Request,
+    ask: Ask,
 ) -> Result<Response, Failure> {
-    Ok(accepted(
-        api.fleet.request(&vm, request, Some(request_id)).await?,
-    ))
+    Ok(accepted(api.fleet.ask(&vm, ask, Some(request_id)).await?))
 }
 
 pub async fn ssh_target(

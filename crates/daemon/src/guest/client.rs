@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_proto::agent::{
-    AgentError, Clock, Configure, Health, REQUEST_ID_HEADER, Shutdown, Stats,
+    AgentError, Clock, Configure, Grow, Health, REQUEST_ID_HEADER, Shutdown, Stats,
 };
 use banger_proto::id::RequestId;
 use bytes::Bytes;
@@ -121,6 +121,15 @@ impl Guest {
     /// The agent does not answer as it should, or refuses.
     pub async fn set_clock(&self, clock: Clock) -> Result<(), RequestError> {
         self.tell("/v1/clock", &clock).await
+    }
+
+    /// Has the guest use all of a disk that has become larger.
+    ///
+    /// # Errors
+    /// The agent does not answer as it should, or refuses; one of an older banger has no such
+    /// request.
+    pub async fn grow(&self, grow: Grow) -> Result<(), RequestError> {
+        self.tell("/v1/grow", &grow).await
     }
 
     /// Asks the guest to go down; its machine ends some time after the answer.

@@ -47,8 +47,15 @@ pub fn fate(row: &VmRow, found: &Found) -> Fate {
         .any(|process| process.mark.vm == row.id);
     match row.phase {
         Phase::Creating | Phase::Deleting => Fate::Remove,
-        Phase::Running | Phase::Stopping if runs => Fate::Adopt,
-        Phase::Running | Phase::Stopping => Fate::TakeDown(Phase::Stopped),
+        Phase::Running
+        | Phase::Pausing
+        | Phase::Paused
+        | Phase::Resuming
+        | Phase::Stopping
+        | Phase::Restarting => match runs {
+            true => Fate::Adopt,
+            false => Fate::TakeDown(Phase::Stopped),
+        },
         Phase::Starting => Fate::TakeDown(Phase::Failed),
         Phase::Created | Phase::Stopped | Phase::Failed if has_leftovers(row, found) => {
             Fate::TakeDown(row.phase)

@@ -24,10 +24,10 @@ use crate::fleet::Fleet;
 use crate::host::Host;
 use crate::store::{StoreError, VmRow};
 use crate::vm::handles;
-use crate::vm::lifecycle::{Phase, Request};
+use crate::vm::lifecycle::Phase;
 use crate::vm::plan::Layout;
 use crate::vm::take_down::{Extent, take_down};
-use crate::vm::task::Origin;
+use crate::vm::task::{Ask, Origin};
 
 /// How often the host is looked at.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ pub async fn later_pass(fleet: &Fleet) -> Result<(), StoreError> {
             .as_ref()
             .is_some_and(|lease| !fleet.host().leases.is_held(lease));
         if orphaned && row.phase != Phase::Deleting {
-            if let Err(error) = handle.request(Request::Delete, None).await {
+            if let Err(error) = handle.ask(Ask::Delete, None).await {
                 tracing::warn!(vm = %row.name, %error, "could not delete a VM without lease");
             }
         } else if row.phase.is_at_rest() && diff::has_leftovers(&row, &found) {
@@ -174,7 +174,11 @@ async fn meet(fleet: &Fleet, mut row: VmRow, fate: Fate) -> bool {
         }
         Fate::Adopt => match adopt(&row, &layout).await {
             // It cannot be asked to go on with its stop.
-            Adoption::Runs(Origin::AtRest) if row.phase == Phase::Stopping => Some(Phase::Stopped),
+            Adoption::Runs(Origin::AtRest)
+                if matches!(row.phase, Phase::Stopping | Phase::Restarting) =>
+            {
+                Some(Phase::Stopped)
+            }
             Adoption::Runs(origin) => {
                 fleet.bring_in(row, origin);
                 return true;

@@ -16,7 +16,7 @@ use std::thread;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
-pub use vms::{InsertError, NewVm, VmRow};
+pub use vms::{InsertError, NewVm, ReplaceError, VmRow};
 
 /// What SQLite said. Its own error says the same again in its source.
 #[derive(Debug)]

@@ -88,6 +88,17 @@ pub enum InsertError {
     Store(#[from] StoreError),
 }
 
+/// Why a row was not replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// Another VM has the name.
+    #[error("there is already a VM of this name")]
+    NameTaken(VmName),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Slots that are being swept of strays: no new VM gets one of them meanwhile.
 #[derive(Clone, Debug, Default)]
 pub struct HeldSlots(Arc<Mutex<BTreeSet<u16>>>);
@@ -173,6 +184,31 @@ impl Database {
     pub async fn update_vm(&self, row: VmRow) -> Result<(), StoreError> {
         self.call(move |connection| write(connection, UPDATE, &row, "update a VM"))
             .await
+    }
+
+    /// Replaces a row that may have another name now.
+    ///
+    /// # Errors
+    /// Another VM has the name, or the database fails; the row is as it was.
+    pub async fn replace_vm(&self, row: VmRow) -> Result<(), ReplaceError> {
+        self.call(move |connection| {
+            let query = StoreError::query("change a VM");
+            let transaction = connection.transaction().map_err(query)?;
+            let taken: bool = transaction
+                .query_row(
+                    "SELECT EXISTS (SELECT 1 FROM vm WHERE name = ? AND id != ?)",
+                    [row.name.as_str(), row.id.as_str()],
+                    |row| row.get(0),
+                )
+                .map_err(query)?;
+            if taken {
+                return Err(ReplaceError::NameTaken(row.name));
+            }
+            write(&transaction, UPDATE, &row, "change a VM")?;
+            transaction.commit().map_err(query)?;
+            Ok(())
+        })
+        .await
     }
 
     /// Removes a row and with it frees its slot; also if it is not there.
@@ -542,6 +578,28 @@ pub(crate) mod tests {
             .await
             .unwrap_err();
         assert!(matches!(taken, InsertError::NameTaken(name) if name.as_str() == "a"));
+    }
+
+    #[tokio::test]
+    async fn a_new_name_must_be_free() {
+        let (_dir, database) = database();
+        for name in ["a", "b"] {
+            let inserted = database.insert_vm(new(Some(name)), 4, HeldSlots::default());
+            inserted.await.unwrap();
+        }
+        let mut row = database.vms().await.unwrap().remove(0);
+        let other = match row.name.as_str() {
+            "a" => "b",
+            _ => "a",
+        };
+        row.name = other.parse().unwrap();
+        let taken = database.replace_vm(row.clone()).await.unwrap_err();
+        assert!(matches!(taken, ReplaceError::NameTaken(name) if name.as_str() == other));
+        for name in ["c", "d"] {
+            row.name = name.parse().unwrap();
+            database.replace_vm(row.clone()).await.unwrap();
+        }
+        assert!(database.vms().await.unwrap().contains(&row));
     }
 
     #[tokio::test]

@@ -2,21 +2,27 @@
 //! -> next phase. No I/O; [`super::task`] obeys it.
 //!
 //! ```text
-//!   (no row) ──create──> Creating ──failed, stop──> (no row)
+//!   (no row) ──create──> Creating ──failed, stop, kill──> (no row)
 //!                         │    │
-//!                no_start │    │ ready
-//!                         v    v         stop, machine ended
-//!                   Created   Running ─────────────────────────┐
-//!                         │    ^                               v
-//!                   start │    │ ready                     Stopping ──taken down──> Stopped
-//!                         v    │            stop               ^  │                    │
-//!   Stopped, Failed ────> Starting ────────────────────────────┘  │ machine broke      │
-//!                start         └────────failed────────> Failed <──┘             start <┘
+//!                no_start │    │ ready         pause         paused
+//!                         v    v            ┌────────> Pausing ────────> Paused
+//!                   Created   Running ──────┘            │  ^              │
+//!                         │    ^ │ ^                     v  │              │ resume
+//!                   start │    │ │ └───────resumed─── Resuming <───────────┘
+//!                         │    │ │
+//!                         │    │ │ stop, kill, machine ended (also of a paused one)
+//!                         v    │ └──────────────────────────────────────┐
+//!   Stopped, Failed ────> Starting ───stop, kill──────────────────> Stopping
+//!      ^  ^      start,        │ ^                                    │ ^
+//!      │  │      restart       │ └──taken down── Restarting <─restart─┼─┼── Running, Paused
+//!      │  └──────────failed────┘                     └──────stop──────┼─┘
+//!      └──────────────taken down, machine broke───────────────────────┘
 //!
 //!   every phase ──delete──> Deleting ──taken down──> (no row)
 //! ```
 
 use banger_proto::api::VmState;
+use banger_proto::name::VmName;
 use serde::{Deserialize, Serialize};
 
 /// What a VM is up to, as its durable row says it. What follows from a phase when the daemon
@@ -32,8 +38,16 @@ pub enum Phase {
     Starting,
     /// The agent has answered.
     Running,
+    /// Its CPUs are about to be held.
+    Pausing,
+    /// Its CPUs are held.
+    Paused,
+    /// Its CPUs are about to go on, and its clock to be set.
+    Resuming,
     /// It is being shut down.
     Stopping,
+    /// It is being shut down in order to start again.
+    Restarting,
     /// Nothing of it runs.
     Stopped,
     /// The last start failed, or the engine died.
@@ -44,12 +58,16 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, for tables and tests.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Creating,
         Self::Created,
         Self::Starting,
         Self::Running,
+        Self::Pausing,
+        Self::Paused,
+        Self::Resuming,
         Self::Stopping,
+        Self::Restarting,
         Self::Stopped,
         Self::Failed,
         Self::Deleting,
@@ -62,7 +80,11 @@ impl Phase {
             Self::Created => "created",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Resuming => "resuming",
             Self::Stopping => "stopping",
+            Self::Restarting => "restarting",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
             Self::Deleting => "deleting",
@@ -79,8 +101,9 @@ impl Phase {
         match self {
             Self::Creating | Self::Starting => VmState::Starting,
             Self::Created => VmState::Created,
-            Self::Running => VmState::Running,
-            Self::Stopping | Self::Deleting => VmState::Stopping,
+            Self::Running | Self::Pausing => VmState::Running,
+            Self::Paused | Self::Resuming => VmState::Paused,
+            Self::Stopping | Self::Restarting | Self::Deleting => VmState::Stopping,
             Self::Stopped => VmState::Stopped,
             Self::Failed => VmState::Failed,
         }
@@ -89,6 +112,11 @@ impl Phase {
     /// Whether nothing of the VM may be found on the host but its directory and disks.
     pub fn is_at_rest(self) -> bool {
         matches!(self, Self::Created | Self::Stopped | Self::Failed)
+    }
+
+    /// Whether work goes on that ends the phase.
+    pub fn is_busy(self) -> bool {
+        !self.is_at_rest() && !matches!(self, Self::Running | Self::Paused)
     }
 }
 
@@ -99,6 +127,16 @@ pub enum Request {
     Start,
     /// Shut it down, keeping its disks.
     Stop,
+    /// Shut it down and boot it again.
+    Restart,
+    /// End it at once, keeping its disks.
+    Kill,
+    /// Hold its CPUs.
+    Pause,
+    /// Let its CPUs go on.
+    Resume,
+    /// Change what it is.
+    Set,
     /// Remove all of it.
     Delete,
     /// Reach into the running guest: exec, ssh.
@@ -107,13 +145,28 @@ pub enum Request {
 
 impl Request {
     /// Every request, for tables and tests.
-    pub const ALL: [Self; 4] = [Self::Start, Self::Stop, Self::Delete, Self::Attach];
+    pub const ALL: [Self; 9] = [
+        Self::Start,
+        Self::Stop,
+        Self::Restart,
+        Self::Kill,
+        Self::Pause,
+        Self::Resume,
+        Self::Set,
+        Self::Delete,
+        Self::Attach,
+    ];
 
     /// The verb in messages: `could not <verb> VM`.
     pub fn verb(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Set => "change",
             Self::Delete => "delete",
             Self::Attach => "reach",
         }
@@ -127,11 +180,15 @@ pub enum Verdict {
     Begin(Phase),
     /// Call off the work that goes on, then enter the phase and begin its work.
     Interrupt(Phase),
-    /// Call off the create that goes on; its own clean-up removes the VM.
-    CallOff,
+    /// The work that goes on is wanted as it is, and leads to somewhere else: enter the phase
+    /// and let it go on.
+    Redirect(Phase),
+    /// Follow the work that goes on, and have it hurry: a create is called off and its own
+    /// clean-up removes the VM, a stop cuts the power.
+    Hurry,
     /// Just that goes on already: follow it.
     Join,
-    /// Nothing changes; the answer is in the VM's present state.
+    /// The phase stays as it is.
     Allow,
     /// No.
     Refuse(Refusal),
@@ -146,9 +203,27 @@ pub enum Refusal {
     /// A start goes on.
     #[error("it is already starting")]
     AlreadyStarting,
+    /// Its CPUs are held already.
+    #[error("it is already paused")]
+    AlreadyPaused,
+    /// Its CPUs are about to be held.
+    #[error("it is being paused")]
+    Pausing,
+    /// Its CPUs are held.
+    #[error("it is paused")]
+    Paused,
+    /// Its CPUs run.
+    #[error("it is not paused")]
+    NotPaused,
+    /// Its CPUs are about to go on.
+    #[error("it is being resumed")]
+    Resuming,
     /// A stop goes on.
     #[error("it is being stopped")]
     Stopping,
+    /// A restart goes on.
+    #[error("it is being restarted")]
+    Restarting,
     /// It will be gone in a moment.
     #[error("it is being deleted")]
     Deleting,
@@ -160,33 +235,86 @@ pub enum Refusal {
     StillStarting,
 }
 
+impl Refusal {
+    /// What the user can do about a request to the VM `name` that was refused so.
+    pub fn hint(self, request: Request, name: &VmName) -> Option<String> {
+        match (self, request) {
+            (Self::NotRunning, Request::Attach | Request::Pause) => {
+                Some(format!("start it first: `banger vm start {name}`"))
+            }
+            (Self::NotRunning, Request::Resume) => {
+                Some(format!("start it: `banger vm start {name}`"))
+            }
+            (Self::Paused, _) => Some(format!("let it go on: `banger vm resume {name}`")),
+            (
+                Self::StillStarting
+                | Self::AlreadyStarting
+                | Self::Pausing
+                | Self::Resuming
+                | Self::Restarting,
+                Request::Attach | Request::Set | Request::Pause | Request::Resume,
+            ) => Some(format!(
+                "try again in a moment: `banger vm wait {name}` returns when it runs"
+            )),
+            (Self::Stopping, Request::Start | Request::Restart | Request::Set) => Some(format!(
+                "try again when it is stopped: `banger vm wait --for stopped {name}`"
+            )),
+            _ => None,
+        }
+    }
+}
+
 /// The verdict on a request to a VM in `phase`.
 pub fn judge(phase: Phase, request: Request) -> Verdict {
-    use Phase::{Created, Creating, Deleting, Failed, Running, Starting, Stopped, Stopping};
+    use Phase::{
+        Created, Creating, Deleting, Failed, Paused, Pausing, Restarting, Resuming, Running,
+        Starting, Stopped, Stopping,
+    };
+    use Verdict::{Allow, Begin, Hurry, Interrupt, Join, Redirect, Refuse};
     match (request, phase) {
-        (Request::Delete, Deleting) => Verdict::Join,
-        (Request::Delete, Creating | Starting | Stopping) => Verdict::Interrupt(Deleting),
-        (Request::Delete, Created | Running | Stopped | Failed) => Verdict::Begin(Deleting),
+        (Request::Delete, Deleting) => Join,
+        (Request::Delete, phase) if phase.is_busy() => Interrupt(Deleting),
+        (Request::Delete, _) => Begin(Deleting),
 
-        (Request::Start, Created | Stopped | Failed) => Verdict::Begin(Starting),
-        (Request::Start, Creating | Starting) => Verdict::Refuse(Refusal::AlreadyStarting),
-        (Request::Start, Running) => Verdict::Refuse(Refusal::AlreadyRunning),
-
-        (Request::Stop, Running) => Verdict::Begin(Stopping),
-        (Request::Stop, Starting) => Verdict::Interrupt(Stopping),
-        (Request::Stop, Creating) => Verdict::CallOff,
-        (Request::Stop, Stopping) => Verdict::Join,
-        (Request::Stop | Request::Attach, Created | Stopped | Failed) => {
-            Verdict::Refuse(Refusal::NotRunning)
+        (Request::Start | Request::Restart, Created | Stopped | Failed) => Begin(Starting),
+        (Request::Start | Request::Restart, Creating | Starting) => {
+            Refuse(Refusal::AlreadyStarting)
         }
+        (Request::Start, Running) => Refuse(Refusal::AlreadyRunning),
 
-        (Request::Attach, Running) => Verdict::Allow,
-        (Request::Attach, Creating | Starting) => Verdict::Refuse(Refusal::StillStarting),
+        (Request::Restart, Running | Paused) => Begin(Restarting),
+        (Request::Restart, Pausing | Resuming) => Interrupt(Restarting),
+        (Request::Restart, Restarting) => Join,
 
-        (Request::Start | Request::Attach, Stopping) => Verdict::Refuse(Refusal::Stopping),
-        (Request::Start | Request::Stop | Request::Attach, Deleting) => {
-            Verdict::Refuse(Refusal::Deleting)
-        }
+        (Request::Stop | Request::Kill, Running | Paused) => Begin(Stopping),
+        (Request::Stop | Request::Kill, Starting | Pausing | Resuming) => Interrupt(Stopping),
+        (Request::Stop | Request::Kill, Creating) => Hurry,
+        (Request::Stop, Stopping) => Join,
+        (Request::Kill, Stopping) => Hurry,
+        (Request::Stop, Restarting) => Redirect(Stopping),
+        (Request::Kill, Restarting) => Interrupt(Stopping),
+
+        (Request::Pause, Running) => Begin(Pausing),
+        (Request::Pause, Resuming) => Interrupt(Pausing),
+        (Request::Pause, Pausing) => Join,
+        (Request::Pause, Paused) => Refuse(Refusal::AlreadyPaused),
+
+        (Request::Resume, Paused) => Begin(Resuming),
+        (Request::Resume, Pausing) => Interrupt(Resuming),
+        (Request::Resume, Resuming) => Join,
+        (Request::Resume, Running) => Refuse(Refusal::NotPaused),
+
+        (Request::Set, Created | Running | Paused | Stopped | Failed) => Allow,
+        (Request::Attach, Running) => Allow,
+
+        (_, Created | Stopped | Failed) => Refuse(Refusal::NotRunning),
+        (_, Creating | Starting) => Refuse(Refusal::StillStarting),
+        (_, Pausing) => Refuse(Refusal::Pausing),
+        (_, Paused) => Refuse(Refusal::Paused),
+        (_, Resuming) => Refuse(Refusal::Resuming),
+        (_, Stopping) => Refuse(Refusal::Stopping),
+        (_, Restarting) => Refuse(Refusal::Restarting),
+        (_, Deleting) => Refuse(Refusal::Deleting),
     }
 }
 
@@ -199,6 +327,12 @@ pub enum Event {
     Prepared,
     /// A start failed or was called off, and what it had acquired was released.
     StartFailed,
+    /// Its CPUs are held, whether or not that was wanted.
+    Held,
+    /// Its CPUs run, whether or not that was wanted.
+    GoesOn,
+    /// A change was carried out or given up; what the VM does is the same.
+    Changed,
     /// The machine ended without having been asked to from here.
     MachineEnded,
     /// Everything of it that runs was released.
@@ -211,10 +345,13 @@ pub enum Event {
 
 impl Event {
     /// Every event, for tables and tests.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Ready,
         Self::Prepared,
         Self::StartFailed,
+        Self::Held,
+        Self::GoesOn,
+        Self::Changed,
         Self::MachineEnded,
         Self::TakenDown,
         Self::TakenDownBroken,
@@ -235,19 +372,28 @@ pub enum Next {
 
 /// Where `event` leads a VM that is in `phase`.
 pub fn after(phase: Phase, event: Event) -> Next {
-    use Phase::{Created, Creating, Deleting, Failed, Running, Starting, Stopped, Stopping};
+    use Phase::{
+        Created, Creating, Deleting, Failed, Paused, Pausing, Restarting, Resuming, Running,
+        Starting, Stopped, Stopping,
+    };
     match (phase, event) {
         (Creating | Starting, Event::Ready) => Next::Phase(Running),
         (Creating, Event::Prepared) => Next::Phase(Created),
         (Creating, Event::StartFailed) => Next::Gone,
         (Starting, Event::StartFailed) => Next::Phase(Failed),
-        (Running, Event::MachineEnded) => Next::Phase(Stopping),
+        (Pausing | Resuming, Event::Held) => Next::Phase(Paused),
+        (Pausing | Resuming, Event::GoesOn) => Next::Phase(Running),
+        // While it is being paused or resumed, this waits until that is over.
+        (Running | Paused, Event::MachineEnded) => Next::Phase(Stopping),
         (Stopping, Event::TakenDown) => Next::Phase(Stopped),
         (Stopping, Event::TakenDownBroken) => Next::Phase(Failed),
+        (Restarting, Event::TakenDown) => Next::Phase(Starting),
         (Deleting, Event::TakenDown | Event::TakenDownBroken) => Next::Gone,
         // The row stays as long as anything is left: the next delete, start or reconciliation
         // tries again.
-        (Creating | Starting | Stopping | Deleting, Event::StuckReleasing) => Next::Phase(Failed),
+        (Creating | Starting | Stopping | Restarting | Deleting, Event::StuckReleasing) => {
+            Next::Phase(Failed)
+        }
         _ => Next::Ignore,
     }
 }
@@ -264,7 +410,7 @@ mod tests {
             for request in Request::ALL {
                 writeln!(
                     table,
-                    "{:<9} {request:?}: {:?}",
+                    "{:<10} {request:?}: {:?}",
                     phase.as_str(),
                     judge(phase, request)
                 )
@@ -281,7 +427,7 @@ mod tests {
             for event in Event::ALL {
                 let next = after(phase, event);
                 if next != Next::Ignore {
-                    writeln!(table, "{:<9} {event:?}: {next:?}", phase.as_str()).unwrap();
+                    writeln!(table, "{:<10} {event:?}: {next:?}", phase.as_str()).unwrap();
                 }
             }
         }
@@ -301,14 +447,14 @@ mod tests {
     #[test]
     fn only_a_busy_vm_is_interrupted_and_only_an_idle_one_begins() {
         for phase in Phase::ALL {
-            let busy = matches!(
-                phase,
-                Phase::Creating | Phase::Starting | Phase::Stopping | Phase::Deleting
-            );
+            let busy = phase.is_busy();
             for request in Request::ALL {
                 match judge(phase, request) {
                     Verdict::Begin(_) => assert!(!busy, "{phase:?} {request:?}"),
-                    Verdict::Interrupt(_) | Verdict::CallOff | Verdict::Join => {
+                    Verdict::Interrupt(_)
+                    | Verdict::Redirect(_)
+                    | Verdict::Hurry
+                    | Verdict::Join => {
                         assert!(busy, "{phase:?} {request:?}");
                     }
                     Verdict::Allow | Verdict::Refuse(_) => {}
@@ -323,6 +469,25 @@ mod tests {
             for event in Event::ALL {
                 assert_eq!(after(phase, event), Next::Ignore);
             }
+        }
+    }
+
+    #[test]
+    fn every_busy_phase_has_an_end() {
+        for phase in Phase::ALL.into_iter().filter(|phase| phase.is_busy()) {
+            let ends = Event::ALL
+                .into_iter()
+                .any(|event| after(phase, event) != Next::Ignore);
+            assert!(ends, "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn a_vm_that_is_not_at_rest_can_be_ended_at_once() {
+        for phase in Phase::ALL {
+            let refused = matches!(judge(phase, Request::Kill), Verdict::Refuse(_));
+            let ended = phase.is_at_rest() || phase == Phase::Deleting;
+            assert_eq!(refused, ended, "{phase:?}");
         }
     }
 

@@ -90,6 +90,19 @@ pub fn disks(layout: &Layout, boot: &BootFiles) -> Vec<Disk> {
     ]
 }
 
+/// One of the VM's own two disks.
+pub fn own_disk(layout: &Layout, role: DiskRole) -> Disk {
+    let path = match role {
+        DiskRole::Work => &layout.work_disk,
+        DiskRole::System | DiskRole::Base | DiskRole::Modules => &layout.system_disk,
+    };
+    Disk {
+        role,
+        path: path.clone(),
+        access: Access::ReadWrite,
+    }
+}
+
 /// The kernel's command line. It carries no secrets: every process of the guest can read it.
 pub fn kernel_command_line(name: &VmName, disks: &[Disk], network: Option<&NetworkPlan>) -> String {
     let roles: Vec<&str> = disks.iter().map(|disk| disk.role.as_str()).collect();

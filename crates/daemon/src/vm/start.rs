@@ -260,7 +260,8 @@ impl Start {
         let disks = self.disks;
         crate::blocking(move || match disks {
             Disks::New => Ok(banger_image::disk::clone_blank(&cache, size, &path)?),
-            Disks::Existing if path.is_file() => Ok(()),
+            // It may have been told to grow by a daemon that died before it did so.
+            Disks::Existing if path.is_file() => Ok(files::grow(&path, size)?),
             Disks::Existing => Err(StageError::DiskMissing(path)),
         })
         .await

@@ -1,7 +1,7 @@
 //! QEMU's machine protocol: one JSON object a line (QEMU's docs/interop/qmp-spec.rst).
 //!
-//! banger gives half a dozen orders without arguments and heeds one event, so this is our
-//! own and not a library of the whole protocol.
+//! banger gives half a dozen orders and heeds one event, so this is our own and not a library
+//! of the whole protocol.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -103,6 +103,7 @@ pub(super) struct Qmp {
 #[derive(Debug)]
 struct Order {
     name: &'static str,
+    arguments: Option<Value>,
     answer: oneshot::Sender<Result<Value, String>>,
 }
 
@@ -116,15 +117,21 @@ impl Qmp {
         Ok(Self { orders, shutdown })
     }
 
-    /// Gives an order without arguments.
+    /// Gives an order.
     pub(super) async fn order(
         &self,
         name: &'static str,
+        arguments: Option<Value>,
         limit: Duration,
     ) -> Result<Value, ControlError> {
         let (answer, answered) = oneshot::channel();
         let asked = async {
-            self.orders.send(Order { name, answer }).await.ok()?;
+            let order = Order {
+                name,
+                arguments,
+                answer,
+            };
+            self.orders.send(order).await.ok()?;
             answered.await.ok()
         };
         match tokio::time::timeout(limit, asked).await {
@@ -166,7 +173,11 @@ async fn converse(
     // first and which nobody waits for.
     let mut asked: VecDeque<Option<oneshot::Sender<Result<Value, String>>>> = VecDeque::new();
     asked.push_back(None);
-    if write.write_all(&line_of("qmp_capabilities")).await.is_err() {
+    if write
+        .write_all(&line_of("qmp_capabilities", None))
+        .await
+        .is_err()
+    {
         return;
     }
     loop {
@@ -176,7 +187,10 @@ async fn converse(
                 let Some(order) = order else { return };
                 // An order is short, and QEMU reads until it has it: this does not block for
                 // longer than QEMU itself hangs, and the order has its limit.
-                if write.write_all(&line_of(order.name)).await.is_err() {
+                if write
+                    .write_all(&line_of(order.name, order.arguments))
+                    .await
+                    .is_err() {
                     return;
                 }
                 asked.push_back(Some(order.answer));
@@ -206,8 +220,12 @@ async fn converse(
     }
 }
 
-fn line_of(order: &str) -> Vec<u8> {
-    format!("{{\"execute\":\"{order}\"}}\n").into_bytes()
+fn line_of(order: &str, arguments: Option<Value>) -> Vec<u8> {
+    let mut line = json!({ "execute": order });
+    if let Some(arguments) = arguments {
+        line["arguments"] = arguments;
+    }
+    format!("{line}\n").into_bytes()
 }
 
 /// Lines of bounded length. [`Lines::next`] is cancel-safe: what was read of a line stays.
@@ -319,23 +337,40 @@ mod tests {
         .await
         .unwrap();
         let limit = Duration::from_secs(10);
-        let (status, stop) =
-            tokio::join!(qmp.order("query-status", limit), qmp.order("stop", limit),);
+        let (status, stop) = tokio::join!(
+            qmp.order("query-status", None, limit),
+            qmp.order("stop", None, limit),
+        );
         assert_eq!(status.unwrap()["status"], "running");
         insta::assert_snapshot!(stop.unwrap_err(), @"the engine refused `stop`: not now");
         drop(far);
         assert_eq!(qmp.last_word().await, Some(Shutdown::GuestOff));
         assert!(matches!(
-            qmp.order("stop", limit).await,
+            qmp.order("stop", None, limit).await,
             Err(ControlError::Ended)
         ));
+    }
+
+    #[test]
+    fn an_order_is_one_line_of_json() {
+        assert_eq!(line_of("stop", None), b"{\"execute\":\"stop\"}\n");
+        let resize = line_of(
+            "block_resize",
+            Some(json!({ "node-name": "work", "size": 5 })),
+        );
+        let read: Value = serde_json::from_slice(&resize).unwrap();
+        assert_eq!(
+            read,
+            json!({ "execute": "block_resize", "arguments": { "node-name": "work", "size": 5 } })
+        );
+        assert_eq!(resize.last(), Some(&b'\n'));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_qemu_that_hangs_does_not_hang_its_caller() {
         let (qmp, _far) = conversation().await;
         let error = qmp
-            .order("stop", Duration::from_secs(15))
+            .order("stop", None, Duration::from_secs(15))
             .await
             .unwrap_err();
         insta::assert_snapshot!(error, @"the engine gave no answer to `stop` within 15 s");

@@ -5,19 +5,22 @@
 //! stops and deletes run as jobs beside it, so that a stop or a delete is heard at any time.
 
 mod jobs;
+mod orders;
 mod owner;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use banger_engine::Machine;
-use banger_proto::api::Operation;
+use banger_proto::api::{Operation, OperationKind, SetVm};
 use banger_proto::id::{RequestId, VmId};
 use banger_proto::name::VmName;
+use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument as _;
 
 use self::owner::Owner;
+use super::change::ChangeError;
 use super::lifecycle::{self, Refusal, Request, Verdict};
 use crate::guest::Guest;
 use crate::host::Host;
@@ -49,12 +52,65 @@ pub struct Handle {
     status: watch::Receiver<Status>,
 }
 
+/// What is asked of a VM's task, with what belongs to it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    /// Boot it.
+    Start,
+    /// Shut it down.
+    Stop,
+    /// Shut it down and boot it again.
+    Restart,
+    /// End it at once, by this signal to the engine's process.
+    Kill(Signal),
+    /// Hold its CPUs.
+    Pause,
+    /// Let its CPUs go on.
+    Resume,
+    /// Change what it is.
+    Set(Box<SetVm>),
+    /// Remove all of it.
+    Delete,
+}
+
+impl Ask {
+    /// What the table of phases is asked.
+    pub fn request(&self) -> Request {
+        match self {
+            Self::Start => Request::Start,
+            Self::Stop => Request::Stop,
+            Self::Restart => Request::Restart,
+            Self::Kill(_) => Request::Kill,
+            Self::Pause => Request::Pause,
+            Self::Resume => Request::Resume,
+            Self::Set(_) => Request::Set,
+            Self::Delete => Request::Delete,
+        }
+    }
+
+    fn operation(&self) -> OperationKind {
+        match self {
+            Self::Start => OperationKind::StartVm,
+            Self::Stop => OperationKind::StopVm,
+            Self::Restart => OperationKind::RestartVm,
+            Self::Kill(_) => OperationKind::KillVm,
+            Self::Pause => OperationKind::PauseVm,
+            Self::Resume => OperationKind::ResumeVm,
+            Self::Set(_) => OperationKind::SetVm,
+            Self::Delete => OperationKind::DeleteVm,
+        }
+    }
+}
+
 /// Why a VM does not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// Its phase does not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// It cannot become what was asked for.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
     /// It was deleted meanwhile.
     #[error("it was deleted meanwhile")]
     Gone,
@@ -68,8 +124,8 @@ pub enum RequestError {
 
 #[derive(Debug)]
 enum Command {
-    Request {
-        request: Request,
+    Ask {
+        ask: Ask,
         request_id: Option<RequestId>,
         reply: oneshot::Sender<Result<Operation, RequestError>>,
     },
@@ -136,18 +192,19 @@ impl Handle {
         self.look(|status| status.row.name.clone())
     }
 
-    /// Asks the VM to start, stop or go. The answer comes at once; the operation goes on.
+    /// Asks something of the VM. The answer comes at once; the operation goes on. Only a change
+    /// waits for its turn, while a change before it is carried out.
     ///
     /// # Errors
-    /// The VM's phase does not allow it.
-    pub async fn request(
+    /// The VM's phase does not allow it, or it cannot become what was asked for.
+    pub async fn ask(
         &self,
-        request: Request,
+        ask: Ask,
         request_id: Option<RequestId>,
     ) -> Result<Operation, RequestError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Request {
-            request,
+        let command = Command::Ask {
+            ask,
             request_id,
             reply,
         };

@@ -1,18 +1,27 @@
 //! The task itself: what is asked of a VM, what happens to it, and what it does about both.
 
+mod change;
+mod ledger;
+mod timers;
+mod watch;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use banger_engine::{Exit, Machine};
-use banger_proto::api::{Happened, Operation, OperationKind, StageTime, VmState};
+use banger_engine::{Activity, Exit, Machine};
+use banger_proto::api::{Operation, OperationKind};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{self, JoinError, JoinSet};
+use rustix::process::Signal;
+use tokio::sync::{mpsc, oneshot, watch as status_watch};
+use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use self::timers::Timers;
 use super::jobs::{self, NotStarted};
-use super::{Command, Origin, RequestError, Status};
+use super::orders::{self, Carried, Settled};
+use super::{Ask, Command, Origin, RequestError, Status};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::operations::{Subject, Work};
@@ -34,10 +43,41 @@ struct Job {
     task: task::Id,
 }
 
+/// What a job does.
+#[derive(Clone, Copy, Debug)]
+enum Todo {
+    Start,
+    Stop,
+    Kill(Signal),
+    Pause,
+    Resume,
+    Delete,
+}
+
+impl Todo {
+    /// The work of a phase that `ask` begins.
+    fn of(phase: Phase, ask: &Ask) -> Self {
+        match (phase, ask) {
+            (_, Ask::Kill(signal)) => Self::Kill(*signal),
+            (Phase::Starting, _) => Self::Start,
+            (Phase::Pausing, _) => Self::Pause,
+            (Phase::Resuming, _) => Self::Resume,
+            (Phase::Deleting, _) => Self::Delete,
+            // A restart is a stop that leads to another phase.
+            _ => Self::Stop,
+        }
+    }
+
+    /// Whether it ends whatever the VM does, so that nothing else needs to be done well first.
+    fn ends(self) -> bool {
+        matches!(self, Self::Stop | Self::Kill(_) | Self::Delete)
+    }
+}
+
 /// What is to be done next, as soon as the present job has ended.
 #[derive(Debug)]
 struct Queued {
-    phase: Phase,
+    todo: Todo,
     works: Vec<Work>,
 }
 
@@ -46,6 +86,8 @@ struct Queued {
 enum Happening {
     Prepared(Result<Artifacts, Box<NotStarted>>),
     Started(Result<Box<Started>, Box<NotStarted>>),
+    Settled(Settled),
+    Changed(Box<Carried>),
     TakenDown {
         result: Result<(), LeftOver>,
         broken: Option<ApiError>,
@@ -66,26 +108,40 @@ enum Happening {
 /// What the task knows.
 pub(super) struct Owner {
     host: Arc<Host>,
-    status: watch::Sender<Status>,
+    status: status_watch::Sender<Status>,
     job: Option<Job>,
     next: Option<Queued>,
+    /// Changes that wait for their turn.
+    deferred: VecDeque<Command>,
     machine: Option<Arc<dyn Machine>>,
     /// Counts machines, so that news of an earlier one is told from news of this one.
     epoch: u64,
+    /// The epoch whose link is being made anew.
+    relinking: Option<u64>,
+    /// Whether a signal or an order may hold the guest's CPUs.
+    may_be_held: bool,
+    /// How the machine ended while a job was at it.
+    ended: Option<Exit>,
+    timers: Timers,
     background: JoinSet<Happening>,
     quiesce: Vec<oneshot::Sender<()>>,
 }
 
 impl Owner {
     /// The owner of the VM that `status` shows; nothing goes on yet.
-    pub(super) fn new(host: Arc<Host>, status: watch::Sender<Status>) -> Self {
+    pub(super) fn new(host: Arc<Host>, status: status_watch::Sender<Status>) -> Self {
         Self {
             host,
             status,
             job: None,
             next: None,
+            deferred: VecDeque::new(),
             machine: None,
             epoch: 0,
+            relinking: None,
+            may_be_held: false,
+            ended: None,
+            timers: Timers::default(),
             background: JoinSet::new(),
             quiesce: Vec::new(),
         }
@@ -93,19 +149,11 @@ impl Owner {
 
     /// Owns the VM until it is gone or the daemon ends.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, origin: Origin) {
-        match origin {
-            Origin::Create { work, then_start } => self.begin_create(work, then_start),
-            Origin::Adopted(machine) => {
-                self.hold(machine);
-                match self.phase() {
-                    Phase::Stopping => self.resume_stop(),
-                    _ => self.relink(),
-                }
-            }
-            Origin::AtRest => {}
-        }
+        self.take_up(origin).await;
         while !self.status.borrow().gone {
+            let timer = self.next_timer();
             tokio::select! {
+                () = timers::until(timer) => self.on_time().await,
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command).await,
                     // The fleet is gone: the daemon ends, and the VM stays as it is.
@@ -116,23 +164,73 @@ impl Owner {
                     Err(error) => self.broke_down(&error).await,
                 },
             }
-            if self.job.is_none() {
-                for reply in self.quiesce.drain(..) {
-                    // Whoever waits may have given up.
-                    let _ = reply.send(());
+            self.catch_up().await;
+        }
+    }
+
+    async fn take_up(&mut self, origin: Origin) {
+        match origin {
+            Origin::Create { work, then_start } => self.begin_create(work, then_start),
+            Origin::Adopted(machine) => {
+                self.hold(machine);
+                match self.phase() {
+                    Phase::Stopping => self.resume_stop(),
+                    Phase::Restarting => {
+                        // Nobody waits for its start any more.
+                        let _ = self.enter(Phase::Stopping, None, None).await;
+                        self.resume_stop();
+                    }
+                    Phase::Pausing | Phase::Resuming => self.run_look(),
+                    Phase::Paused => self.may_be_held = true,
+                    _ => self.relink(),
+                }
+            }
+            Origin::AtRest => {
+                // Its machine was not adopted: there is nothing to pause or to resume.
+                if matches!(self.phase(), Phase::Pausing | Phase::Resuming) {
+                    let _ = self.enter(Phase::Running, None, None).await;
                 }
             }
         }
     }
 
+    /// Sees to what had to wait for the job that went on.
+    async fn catch_up(&mut self) {
+        if self.job.is_none()
+            && let Some(exit) = self.ended.take()
+        {
+            self.machine_ended(exit).await;
+        }
+        while !self.must_wait()
+            && let Some(command) = self.deferred.pop_front()
+        {
+            self.obey(command).await;
+        }
+        if self.job.is_none() {
+            for reply in self.quiesce.drain(..) {
+                // Whoever waits may have given up.
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// Whether a change must wait for its turn. In a phase that refuses it it need not.
+    fn must_wait(&self) -> bool {
+        let allowed = lifecycle::judge(self.phase(), Request::Set) == Verdict::Allow;
+        self.job.is_some() && allowed
+    }
+
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Request {
-                request,
+            Command::Ask {
+                ask: Ask::Set(_), ..
+            } if self.must_wait() => self.deferred.push_back(command),
+            Command::Ask {
+                ask,
                 request_id,
                 reply,
             } => {
-                let answer = self.decide(request, request_id).await;
+                let answer = self.decide(ask, request_id).await;
                 // The asker may have gone; what was begun goes on.
                 let _ = reply.send(answer);
             }
@@ -153,56 +251,84 @@ impl Owner {
 
     async fn decide(
         &mut self,
-        request: Request,
+        ask: Ask,
         request_id: Option<RequestId>,
     ) -> Result<Operation, RequestError> {
-        let verdict = lifecycle::judge(self.phase(), request);
-        tracing::debug!(?request, phase = self.phase().as_str(), ?verdict, "asked");
+        let verdict = lifecycle::judge(self.phase(), ask.request());
+        tracing::debug!(?ask, phase = self.phase().as_str(), ?verdict, "asked");
         let phase = match verdict {
             Verdict::Refuse(refusal) => return Err(refusal.into()),
             Verdict::Begin(phase) | Verdict::Interrupt(phase) => phase,
-            Verdict::Join | Verdict::Allow => return Ok(self.join(request, request_id)),
-            Verdict::CallOff => {
-                let operation = self.join(request, request_id);
+            Verdict::Redirect(phase) => return self.redirect(phase, &ask, request_id).await,
+            Verdict::Allow => match ask {
+                Ask::Set(change) => return self.change(&change, request_id).await,
+                ask => return Ok(self.join(&ask, request_id)),
+            },
+            Verdict::Join => return Ok(self.join(&ask, request_id)),
+            Verdict::Hurry => {
+                let operation = self.join(&ask, request_id);
                 self.hurry();
                 return Ok(operation);
             }
         };
         self.begin_phase(phase).await?;
-        let work = self.begin(request, request_id);
+        let work = self.begin(&ask, request_id);
         let operation = work.operation();
-        match self.job {
-            // Only a busy VM is interrupted; a tidying one is waited for.
-            Some(_) => {
-                self.hurry();
-                if let Some(overtaken) = self.next.replace(Queued {
-                    phase,
-                    works: vec![work],
-                }) {
-                    end_all(overtaken.works, Err(self.overtaken(phase)));
-                }
-            }
-            None => self.run_phase(phase, vec![work]),
+        let todo = Todo::of(phase, &ask);
+        if self.job.is_none() {
+            self.run_todo(todo, vec![work]);
+            return Ok(operation);
+        }
+        // A job of a VM that is not busy tidies or changes it, and is waited for by what does not
+        // end the VM.
+        if todo.ends() || matches!(verdict, Verdict::Interrupt(_)) {
+            self.hurry();
+        }
+        let queued = Queued {
+            todo,
+            works: vec![work],
+        };
+        if let Some(overtaken) = self.next.replace(queued) {
+            self.end_overtaken(overtaken.works, None, None);
         }
         Ok(operation)
     }
 
-    fn begin(&self, request: Request, request_id: Option<RequestId>) -> Work {
+    /// Lets the work that goes on lead to `phase`. Whoever waited for where it led is told.
+    async fn redirect(
+        &mut self,
+        phase: Phase,
+        ask: &Ask,
+        request_id: Option<RequestId>,
+    ) -> Result<Operation, RequestError> {
+        self.begin_phase(phase).await?;
+        let work = self.begin(ask, request_id);
+        let operation = work.operation();
+        let works = match (&mut self.next, &mut self.job) {
+            (Some(queued), _) => &mut queued.works,
+            (None, Some(job)) => &mut job.works,
+            (None, None) => {
+                self.run_todo(Todo::of(phase, ask), vec![work]);
+                return Ok(operation);
+            }
+        };
+        let overtaken = std::mem::replace(works, vec![work]);
+        self.end_overtaken(overtaken, None, None);
+        Ok(operation)
+    }
+
+    fn begin(&self, ask: &Ask, request_id: Option<RequestId>) -> Work {
         let row = &self.status.borrow().row;
         self.host.operations.begin(Subject {
-            kind: match request {
-                Request::Start | Request::Attach => OperationKind::StartVm,
-                Request::Stop => OperationKind::StopVm,
-                Request::Delete => OperationKind::DeleteVm,
-            },
+            kind: ask.operation(),
             vm: Some((row.id.clone(), row.name.clone())),
             request_id,
         })
     }
 
     /// An operation that ends with what goes on already.
-    fn join(&mut self, request: Request, request_id: Option<RequestId>) -> Operation {
-        let work = self.begin(request, request_id);
+    fn join(&mut self, ask: &Ask, request_id: Option<RequestId>) -> Operation {
+        let work = self.begin(ask, request_id);
         let operation = work.operation();
         match (&mut self.next, &mut self.job) {
             (Some(queued), _) => queued.works.push(work),
@@ -218,12 +344,14 @@ impl Owner {
         }
     }
 
-    fn run_phase(&mut self, phase: Phase, works: Vec<Work>) {
-        match phase {
-            Phase::Starting => self.run_start(works),
-            Phase::Stopping => self.run_stop(works),
-            Phase::Deleting => self.run_take_down(Extent::Everything, works, None),
-            other => unreachable!("no job begins the phase {other:?}"),
+    fn run_todo(&mut self, todo: Todo, works: Vec<Work>) {
+        match todo {
+            Todo::Start => self.run_start(works),
+            Todo::Stop => self.run_stop(works),
+            Todo::Kill(signal) => self.run_kill(signal, works),
+            Todo::Pause => self.run_pause(works),
+            Todo::Resume => self.run_resume(works),
+            Todo::Delete => self.run_take_down(Extent::Everything, works, None),
         }
     }
 
@@ -261,14 +389,32 @@ impl Owner {
     fn run_stop(&mut self, works: Vec<Work>) {
         let (host, row, machine) = (Arc::clone(&self.host), self.row(), self.machine.clone());
         let guest = self.status.borrow().guest.clone();
+        let held = self.may_be_held;
+        let mark = match (self.phase(), works.first()) {
+            // What a restart does before its start is told like a stage of it.
+            (Phase::Restarting, Some(work)) => Some(work.reporter().stage("stop")),
+            _ => None,
+        };
         let hurry = CancellationToken::new();
         let told = hurry.clone();
         self.run_job(works, hurry, async move {
             if let Some(machine) = machine {
-                let shut_down = jobs::shut_down(&host, &row, &*machine, guest);
+                let shut_down = async {
+                    if held {
+                        // A guest that is held cannot shut down.
+                        orders::resume(&host, &row, Some(&*machine), guest.as_ref(), &told).await;
+                    }
+                    match guest {
+                        None if held => jobs::resume_shut_down(&host, &row, &*machine).await,
+                        guest => jobs::shut_down(&host, &row, &*machine, guest).await,
+                    }
+                };
                 told.run_until_cancelled(shut_down).await;
             }
             let result = jobs::release(&host, &row, Extent::Running).await;
+            if let (Ok(()), Some(mark)) = (&result, mark) {
+                mark.done();
+            }
             let broken = None;
             Happening::TakenDown { result, broken }
         });
@@ -283,11 +429,60 @@ impl Owner {
         let hurry = CancellationToken::new();
         let told = hurry.clone();
         self.run_job(Vec::new(), hurry, async move {
-            let shut_down = jobs::resume_shut_down(&host, &row, &*machine);
+            let shut_down = async {
+                // It may have been paused when the stop began.
+                orders::resume(&host, &row, Some(&*machine), None, &told).await;
+                jobs::resume_shut_down(&host, &row, &*machine).await;
+            };
             told.run_until_cancelled(shut_down).await;
             let result = jobs::release(&host, &row, Extent::Running).await;
             let broken = None;
             Happening::TakenDown { result, broken }
+        });
+    }
+
+    fn run_kill(&mut self, signal: Signal, works: Vec<Work>) {
+        let (host, row, machine) = (Arc::clone(&self.host), self.row(), self.machine.clone());
+        let hurry = CancellationToken::new();
+        let told = hurry.clone();
+        self.run_job(works, hurry, async move {
+            if let Some(machine) = machine {
+                told.run_until_cancelled(orders::end(&*machine, signal))
+                    .await;
+            }
+            let result = jobs::release(&host, &row, Extent::Running).await;
+            let broken = None;
+            Happening::TakenDown { result, broken }
+        });
+    }
+
+    fn run_pause(&mut self, works: Vec<Work>) {
+        let (row, machine) = (self.row(), self.machine.clone());
+        self.may_be_held = true;
+        self.run_job(works, CancellationToken::new(), async move {
+            Happening::Settled(orders::pause(&row, machine.as_deref()).await)
+        });
+    }
+
+    fn run_resume(&mut self, works: Vec<Work>) {
+        let (host, row, machine) = (Arc::clone(&self.host), self.row(), self.machine.clone());
+        let guest = self.status.borrow().guest.clone();
+        let hurry = CancellationToken::new();
+        let told = hurry.clone();
+        self.run_job(works, hurry, async move {
+            let machine = machine.as_deref();
+            Happening::Settled(orders::resume(&host, &row, machine, guest.as_ref(), &told).await)
+        });
+    }
+
+    /// Finds out what became of a pause or a resume in which the daemon before this one ended.
+    fn run_look(&mut self) {
+        let Some(machine) = self.machine.clone() else {
+            return;
+        };
+        self.may_be_held = true;
+        self.run_job(Vec::new(), CancellationToken::new(), async move {
+            Happening::Settled(orders::look(&*machine).await)
         });
     }
 
@@ -324,37 +519,19 @@ impl Owner {
                 };
                 self.job_ended(event, Some(error)).await;
             }
+            Happening::Settled(settled) => self.settled(settled).await,
+            Happening::Changed(carried) => self.changed(*carried).await,
             Happening::TakenDown { result, broken } => self.taken_down(result, broken).await,
             Happening::MachineEnded { epoch, exit } if epoch == self.epoch => {
                 self.machine_ended(exit).await;
             }
-            Happening::LinkLost { epoch } if epoch == self.epoch => {
-                self.status.send_modify(|status| status.guest = None);
-                // In any other phase the link goes with the machine.
-                if self.phase() == Phase::Running {
-                    tracing::warn!("the link to the agent is broken");
-                    self.relink();
-                }
-            }
+            Happening::LinkLost { epoch } if epoch == self.epoch => self.link_lost(),
             Happening::LinkUp { epoch, guest } if epoch == self.epoch => self.linked(guest),
             // News of a machine that is no more.
             Happening::MachineEnded { .. }
             | Happening::LinkLost { .. }
             | Happening::LinkUp { .. } => {}
         }
-    }
-
-    /// A task beside the owner panicked: the job, or one that only watches.
-    async fn broke_down(&mut self, error: &JoinError) {
-        if self.job.as_ref().is_none_or(|job| job.task != error.id()) {
-            tracing::error!(%error, "a watcher of this VM broke down");
-            return;
-        }
-        tracing::error!(%error, "a job of this VM broke down");
-        let name = self.row().name;
-        let error = ApiError::new(ErrorKind::Failed, format!("VM `{name}` failed"))
-            .with_hint("this is a fault in banger: see `banger daemon logs`");
-        self.job_ended(Event::StuckReleasing, Some(error)).await;
     }
 
     async fn started(&mut self, started: Started) {
@@ -368,6 +545,19 @@ impl Owner {
         self.job_ended(Event::Ready, None).await;
     }
 
+    async fn settled(&mut self, settled: Settled) {
+        let event = match settled.activity {
+            Activity::Paused => Event::Held,
+            Activity::Running => Event::GoesOn,
+        };
+        self.may_be_held = settled.activity == Activity::Paused;
+        self.job_ended(event, settled.error).await;
+        // A link that broke while the guest was held could not be mended then.
+        if self.phase() == Phase::Running && self.status.borrow().guest.is_none() {
+            self.relink();
+        }
+    }
+
     async fn taken_down(&mut self, result: Result<(), LeftOver>, broken: Option<ApiError>) {
         let (event, error) = match (result, broken) {
             (Ok(()), None) => (Event::TakenDown, None),
@@ -375,6 +565,7 @@ impl Owner {
             (Err(left_over), broken) => {
                 let verb = match self.phase() {
                     Phase::Deleting => "delete",
+                    Phase::Restarting => "restart",
                     _ => "stop",
                 };
                 let name = self.row().name;
@@ -399,24 +590,22 @@ impl Owner {
     async fn job_ended(&mut self, event: Event, error: Option<ApiError>) {
         let works = self.job.take().map(|job| job.works).unwrap_or_default();
         if let Some(Queued {
-            phase,
+            todo,
             works: queued,
         }) = self.next.take()
         {
             // Another request has overtaken this one. What it came to is the other's to clean up.
-            let result = match event {
-                Event::TakenDown | Event::TakenDownBroken => Ok(()),
-                _ => Err(error.unwrap_or_else(|| self.overtaken(phase))),
-            };
-            end_all(works, result);
-            self.run_phase(phase, queued);
+            self.end_overtaken(works, Some(event), error);
+            self.run_todo(todo, queued);
             return;
         }
         let stages = works.first().map(|work| work.reporter().stages());
         let was = self.phase();
         match lifecycle::after(was, event) {
+            Next::Phase(Phase::Starting) => return self.start_again(works).await,
             Next::Phase(phase) => {
-                let entered = self.enter(phase, stages, error.clone()).await;
+                let failure = error.clone().filter(|_| phase == Phase::Failed);
+                let entered = self.enter(phase, stages, failure).await;
                 if was == Phase::Creating
                     && let Err(store) = entered
                 {
@@ -434,16 +623,37 @@ impl Owner {
             }
             Next::Ignore => {}
         }
-        // A stop that called a create off has what it wanted when the VM is gone.
-        for (number, work) in works.into_iter().enumerate() {
-            let wanted = number > 0 && event == Event::StartFailed;
-            let result = match (&error, event) {
-                (Some(error), Event::StartFailed | Event::StuckReleasing) if !wanted => {
-                    Err(error.clone())
-                }
+        for work in works {
+            // A stop that called a start off has what it wanted when nothing of that is left.
+            let wanted = is_wanted(work.kind(), event);
+            let result = match &error {
+                Some(error) if !wanted => Err(error.clone()),
                 _ => Ok(()),
             };
             work.end(result);
+        }
+    }
+
+    /// The second half of a restart.
+    async fn start_again(&mut self, works: Vec<Work>) {
+        let begun = match self.quiesce.is_empty() {
+            true => self.begin_phase(Phase::Starting).await,
+            false => {
+                let mut error = self.called_off(OperationKind::RestartVm);
+                error.causes.push("the daemon ends".to_owned());
+                let _ = self.enter(Phase::Stopped, None, None).await;
+                return end_all(works, Err(error));
+            }
+        };
+        match begun {
+            Ok(()) => self.run_start(works),
+            Err(store) => {
+                let message = format!("could not restart VM `{}`", self.row().name);
+                let mut error = ApiError::new(ErrorKind::Failed, message).caused_by(&store);
+                error.hint = store.hint();
+                let _ = self.enter(Phase::Stopped, None, None).await;
+                end_all(works, Err(error));
+            }
         }
     }
 
@@ -454,18 +664,27 @@ impl Owner {
         error.hint = store.hint();
         end_all(works, Err(error));
         if self.begin_phase(Phase::Deleting).await.is_ok() {
-            self.run_phase(Phase::Deleting, Vec::new());
+            self.run_todo(Todo::Delete, Vec::new());
         }
     }
 
     async fn machine_ended(&mut self, exit: Exit) {
         let Next::Phase(phase) = lifecycle::after(self.phase(), Event::MachineEnded) else {
-            // Somebody here ends it, or could not: then it is gone only now.
-            if self.phase().is_at_rest() {
-                self.let_go();
+            match self.phase() {
+                // What is being ordered of it comes to its end first.
+                Phase::Pausing | Phase::Resuming => self.ended = Some(exit),
+                // Somebody here could not end it: then it is gone only now.
+                phase if phase.is_at_rest() => self.let_go(),
+                // Somebody here ends it.
+                _ => {}
             }
             return;
         };
+        if self.job.is_some() {
+            self.hurry();
+            self.ended = Some(exit);
+            return;
+        }
         let row = self.row();
         let console = Layout::of(&self.host.paths, &row.id, row.slot)
             .place
@@ -482,55 +701,6 @@ impl Owner {
         self.run_take_down(Extent::Running, Vec::new(), broken);
     }
 
-    fn hold(&mut self, machine: Arc<dyn Machine>) {
-        self.epoch += 1;
-        let epoch = self.epoch;
-        let pid = machine.handle().process.pid;
-        self.status.send_modify(|status| status.pid = Some(pid));
-        let watched = Arc::clone(&machine);
-        self.machine = Some(machine);
-        self.background.spawn(async move {
-            let exit = watched.exited().await;
-            Happening::MachineEnded { epoch, exit }
-        });
-    }
-
-    fn let_go(&mut self) {
-        self.epoch += 1;
-        self.machine = None;
-        self.status.send_modify(|status| {
-            status.pid = None;
-            status.guest = None;
-        });
-    }
-
-    fn linked(&mut self, guest: Guest) {
-        let epoch = self.epoch;
-        let watched = guest.clone();
-        self.status.send_modify(|status| status.guest = Some(guest));
-        self.background.spawn(async move {
-            watched.closed().await;
-            Happening::LinkLost { epoch }
-        });
-    }
-
-    /// Makes the link anew, however long that takes: while the machine lives there is hope,
-    /// and when it ends, so does this.
-    fn relink(&mut self) {
-        let Some(machine) = self.machine.clone() else {
-            return;
-        };
-        let (epoch, host, row) = (self.epoch, Arc::clone(&self.host), self.row());
-        let relinked = async move {
-            match jobs::relink(&host, &row, &*machine).await {
-                Some(guest) => Happening::LinkUp { epoch, guest },
-                // That the machine has ended is told by whoever watches it.
-                None => Happening::LinkLost { epoch: 0 },
-            }
-        };
-        self.background.spawn(relinked.in_current_span());
-    }
-
     fn row(&self) -> VmRow {
         self.status.borrow().row.clone()
     }
@@ -539,106 +709,73 @@ impl Owner {
         self.status.borrow().row.phase
     }
 
-    fn overtaken(&self, by: Phase) -> ApiError {
-        let name = self.row().name;
-        let why = match by {
+    /// Ends operations that another request has overtaken. `event` is what they came to, if they
+    /// came to anything.
+    fn end_overtaken(&self, works: Vec<Work>, event: Option<Event>, error: Option<ApiError>) {
+        for work in works {
+            let kind = work.kind();
+            let wanted = event.is_some_and(|event| {
+                let as_asked = error.is_none() && is_asked(kind, event);
+                as_asked || is_wanted(kind, event)
+            });
+            let result = match (wanted, &error) {
+                (true, _) => Ok(()),
+                (false, Some(error)) => Err(error.clone()),
+                (false, None) => Err(self.overtaken(kind)),
+            };
+            work.end(result);
+        }
+    }
+
+    /// The error of an operation that was overtaken by what the VM does now.
+    fn overtaken(&self, kind: OperationKind) -> ApiError {
+        let why = match self.phase() {
             Phase::Deleting => "it is being deleted",
+            Phase::Restarting => "it is being restarted",
+            Phase::Pausing => "it is being paused",
+            Phase::Resuming => "it is being resumed",
             _ => "it is being stopped",
         };
-        let mut error = ApiError::new(
-            ErrorKind::Cancelled,
-            format!("the start of VM `{name}` was called off"),
-        );
+        let mut error = self.called_off(kind);
         error.causes.push(why.to_owned());
         error
     }
 
-    fn remember(&self, artifacts: &Artifacts) {
-        self.status.send_modify(|status| {
-            status.row.image_id.clone_from(&artifacts.image_id);
-            status.row.kernel.clone_from(&artifacts.kernel);
-        });
+    fn called_off(&self, kind: OperationKind) -> ApiError {
+        let what = match kind {
+            OperationKind::CreateVm => "create",
+            OperationKind::StartVm => "start",
+            OperationKind::StopVm => "stop",
+            OperationKind::RestartVm => "restart",
+            OperationKind::KillVm => "end",
+            OperationKind::PauseVm => "pause",
+            OperationKind::ResumeVm => "resume",
+            OperationKind::SetVm => "change",
+            OperationKind::DeleteVm => "delete",
+            OperationKind::PullImage => "pull",
+        };
+        let message = format!("the {what} of VM `{}` was called off", self.row().name);
+        ApiError::new(ErrorKind::Cancelled, message)
     }
+}
 
-    /// Enters a phase that somebody asked for. A start that cannot be written down does not
-    /// begin; a stop or a delete does, because it may be what mends a full disk.
-    async fn begin_phase(&self, phase: Phase) -> Result<(), StoreError> {
-        let mut row = self.row();
-        row.phase = phase;
-        row.failure = None;
-        match self.host.database.update_vm(row.clone()).await {
-            Err(error) if phase == Phase::Starting => return Err(error),
-            Err(error) => {
-                tracing::error!(%error, phase = phase.as_str(), "could not write the phase down");
-            }
-            Ok(()) => {}
-        }
-        let was = self.phase().state();
-        self.status.send_modify(|status| status.row = row);
-        self.tell_state(was);
-        Ok(())
-    }
+/// Whether whoever asked for an operation of this kind has what was wanted after `event`,
+/// whatever failed on the way there.
+fn is_wanted(kind: OperationKind, event: Event) -> bool {
+    let ends = matches!(kind, OperationKind::StopVm | OperationKind::KillVm);
+    ends && matches!(
+        event,
+        Event::StartFailed | Event::TakenDown | Event::TakenDownBroken
+    )
+}
 
-    /// Enters a phase that something led to. What is true goes on even if it cannot be written
-    /// down; after a restart the reconciler makes the row true.
-    ///
-    /// # Errors
-    /// It could not be written down.
-    async fn enter(
-        &self,
-        phase: Phase,
-        stages: Option<Vec<StageTime>>,
-        failure: Option<ApiError>,
-    ) -> Result<(), StoreError> {
-        let was = self.phase().state();
-        self.status.send_modify(|status| {
-            status.row.phase = phase;
-            status.row.failure = failure;
-            if let Some(stages) = stages.filter(|stages| !stages.is_empty()) {
-                status.row.stages = stages;
-            }
-        });
-        self.tell_state(was);
-        let row = self.row();
-        let written = self.host.database.update_vm(row).await;
-        written.inspect_err(|error| {
-            tracing::error!(%error, phase = phase.as_str(), "could not write the phase down");
-        })
-    }
-
-    /// Tells whoever watches the daemon that the VM is in another state than it was.
-    fn tell_state(&self, was: VmState) {
-        let row = self.row();
-        if row.phase.state() != was {
-            self.host.events.tell(Happened::VmState {
-                vm: row.id,
-                vm_name: row.name,
-                state: row.phase.state(),
-                failure: row.failure,
-            });
-        }
-    }
-
-    /// Frees the row and with it the slot; nothing else is left.
-    async fn vanish(&mut self) -> Result<(), ApiError> {
-        let VmRow { id, name, .. } = self.row();
-        match self.host.database.remove_vm(id.clone()).await {
-            Ok(()) => {
-                tracing::info!("gone");
-                self.host.events.tell(Happened::VmDeleted {
-                    vm: id,
-                    vm_name: name,
-                });
-                self.status.send_modify(|status| status.gone = true);
-                Ok(())
-            }
-            Err(error) => {
-                let message = format!("could not delete VM `{name}`");
-                let failure = ApiError::new(ErrorKind::Failed, message).caused_by(&error);
-                let _ = self.enter(Phase::Failed, None, Some(failure.clone())).await;
-                Err(failure)
-            }
-        }
+/// Whether `event` is what an operation of this kind leads to.
+fn is_asked(kind: OperationKind, event: Event) -> bool {
+    match kind {
+        OperationKind::PauseVm => event == Event::Held,
+        OperationKind::ResumeVm => event == Event::GoesOn,
+        OperationKind::SetVm => event == Event::Changed,
+        _ => false,
     }
 }
 

@@ -1,0 +1,99 @@
+//! What the owner writes down, and tells whoever watches.
+
+use banger_proto::api::{Happened, StageTime, VmState};
+use banger_proto::error::{ApiError, ErrorKind};
+
+use super::Owner;
+use crate::store::{StoreError, VmRow};
+use crate::vm::lifecycle::Phase;
+use crate::vm::start::Artifacts;
+
+impl Owner {
+    pub(super) fn remember(&self, artifacts: &Artifacts) {
+        self.status.send_modify(|status| {
+            status.row.image_id.clone_from(&artifacts.image_id);
+            status.row.kernel.clone_from(&artifacts.kernel);
+        });
+    }
+
+    /// Enters a phase that somebody asked for. A start or a pause that cannot be written down
+    /// does not begin; a stop or a delete does, because it may be what mends a full disk.
+    pub(super) async fn begin_phase(&self, phase: Phase) -> Result<(), StoreError> {
+        let mut row = self.row();
+        row.phase = phase;
+        row.failure = None;
+        match self.host.database.update_vm(row.clone()).await {
+            Err(error) if matches!(phase, Phase::Starting | Phase::Pausing) => return Err(error),
+            Err(error) => {
+                tracing::error!(%error, phase = phase.as_str(), "could not write the phase down");
+            }
+            Ok(()) => {}
+        }
+        let was = self.phase().state();
+        self.status.send_modify(|status| status.row = row);
+        self.tell_state(was);
+        Ok(())
+    }
+
+    /// Enters a phase that something led to. What is true goes on even if it cannot be written
+    /// down; after a restart the reconciler makes the row true.
+    ///
+    /// # Errors
+    /// It could not be written down.
+    pub(super) async fn enter(
+        &self,
+        phase: Phase,
+        stages: Option<Vec<StageTime>>,
+        failure: Option<ApiError>,
+    ) -> Result<(), StoreError> {
+        let was = self.phase().state();
+        self.status.send_modify(|status| {
+            status.row.phase = phase;
+            status.row.failure = failure;
+            if let Some(stages) = stages.filter(|stages| !stages.is_empty()) {
+                status.row.stages = stages;
+            }
+        });
+        self.tell_state(was);
+        let row = self.row();
+        let written = self.host.database.update_vm(row).await;
+        written.inspect_err(|error| {
+            tracing::error!(%error, phase = phase.as_str(), "could not write the phase down");
+        })
+    }
+
+    /// Tells whoever watches the daemon that the VM is in another state than it was.
+    fn tell_state(&self, was: VmState) {
+        let row = self.row();
+        if row.phase.state() != was {
+            self.host.events.tell(Happened::VmState {
+                vm: row.id,
+                vm_name: row.name,
+                state: row.phase.state(),
+                failure: row.failure,
+            });
+        }
+    }
+
+    /// Frees the row and with it the slot; nothing else is left.
+    pub(super) async fn vanish(&mut self) -> Result<(), ApiError> {
+        let VmRow { id, name, .. } = self.row();
+        match self.host.database.remove_vm(id.clone()).await {
+            Ok(()) => {
+                tracing::info!("gone");
+                self.host.events.tell(Happened::VmDeleted {
+                    vm: id,
+                    vm_name: name,
+                });
+                self.status.send_modify(|status| status.gone = true);
+                Ok(())
+            }
+            Err(error) => {
+                let message = format!("could not delete VM `{name}`");
+                let failure = ApiError::new(ErrorKind::Failed, message).caused_by(&error);
+                let _ = self.enter(Phase::Failed, None, Some(failure.clone())).await;
+                Err(failure)
+            }
+        }
+    }
+}

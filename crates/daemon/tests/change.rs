@@ -1,0 +1,225 @@
+//! Changing what a VM is: names, labels, sizes, the time it has to live.
+
+mod support;
+
+use banger_proto::api::{CreateVm, OperationKind, SetVm};
+use banger_proto::error::ErrorKind;
+use banger_proto::size::ByteSize;
+use support::{Daemon, Home, refusal, small, soon, succeeded};
+
+impl Daemon {
+    async fn set(&self, vm: &str, change: &SetVm) {
+        let operation = self.client.set_vm(vm, change).await.unwrap();
+        assert_eq!(operation.kind, OperationKind::SetVm);
+        succeeded(&self.end(&operation.id).await);
+    }
+}
+
+fn larger(mib: u64) -> SetVm {
+    SetVm {
+        disk_size: Some(ByteSize::from_mib(mib)),
+        ..SetVm::default()
+    }
+}
+
+fn named(name: &str) -> SetVm {
+    SetVm {
+        name: Some(name.parse().unwrap()),
+        ..SetVm::default()
+    }
+}
+
+/// The sizes of the files of a VM's two disks.
+async fn disk_files(home: &Home, daemon: &Daemon, vm: &str) -> [u64; 2] {
+    let id = daemon.client.vm(vm).await.unwrap().id;
+    let directory = home.paths().vms().join(id.as_str());
+    ["system.ext4", "work.ext4"]
+        .map(|disk| std::fs::metadata(directory.join(disk)).unwrap().len() >> 20)
+}
+
+#[tokio::test]
+async fn a_vm_at_rest_becomes_what_is_asked_and_stays_so() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let only = CreateVm {
+        no_start: true,
+        ..small("a")
+    };
+    let created = daemon.begin(only).await.unwrap();
+    succeeded(&daemon.end(&created.id).await);
+    let change = SetVm {
+        name: Some("b".parse().unwrap()),
+        vcpu: Some(2),
+        memory: Some(ByteSize::from_mib(256)),
+        disk_size: Some(ByteSize::from_mib(100)),
+        system_size: Some(ByteSize::from_mib(90)),
+        nat: Some(false),
+        labels: [("k".to_owned(), Some("v".to_owned()))].into(),
+        ttl_s: Some(3600),
+    };
+    daemon.set("a", &change).await;
+    daemon.kill().await;
+    let daemon = home.start().await;
+    refusal(daemon.client.vm("a").await);
+    let vm = daemon.client.vm("b").await.unwrap();
+    assert_eq!((vm.vcpu, vm.memory.mib(), vm.nat), (2, 256, false));
+    assert_eq!((vm.disk_size.mib(), vm.system_size.mib()), (100, 90));
+    assert_eq!(vm.labels["k"], "v");
+    assert!(vm.expires_at.unwrap() > vm.created_at);
+    assert_eq!(disk_files(&home, &daemon, "b").await, [90, 100]);
+    let target = daemon.client.ssh_target("b").await.unwrap();
+    let pinned = std::fs::read_to_string(&target.known_hosts_file).unwrap();
+    assert!(pinned.starts_with("b,b.vm ssh-ed25519 "), "{pinned}");
+
+    let change = SetVm {
+        labels: [("k".to_owned(), None)].into(),
+        ttl_s: Some(0),
+        ..SetVm::default()
+    };
+    daemon.set("b", &change).await;
+    let vm = daemon.client.vm("b").await.unwrap();
+    assert!(vm.labels.is_empty() && vm.expires_at.is_none());
+    succeeded(&daemon.start_vm("b").await);
+}
+
+#[tokio::test]
+async fn a_running_vm_gets_its_name_and_room_at_once() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.run("a").await;
+    daemon.set("a", &named("b")).await;
+    daemon.set("b", &larger(128)).await;
+    assert_eq!(disk_files(&home, &daemon, "b").await, [64, 128]);
+    assert_eq!(daemon.exec("b", &["true"]).await.code(), 0);
+    let target = daemon.client.ssh_target("b").await.unwrap();
+    let pinned = std::fs::read_to_string(&target.known_hosts_file).unwrap();
+    assert!(pinned.starts_with("b,b.vm ssh-ed25519 "), "{pinned}");
+    // The old name is free.
+    daemon.run("a").await;
+    let taken = refusal(daemon.client.set_vm("a", &named("b")).await);
+    assert_eq!(taken.kind, ErrorKind::Conflict);
+    assert_eq!(
+        taken.to_string(),
+        "could not change VM `a`: there is already a VM of this name"
+    );
+}
+
+#[tokio::test]
+async fn what_is_refused_changes_nothing() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.run("a").await;
+    let before = daemon.client.vm("a").await.unwrap();
+    let labelled = |change: SetVm| SetVm {
+        labels: [("k".to_owned(), Some("v".to_owned()))].into(),
+        ..change
+    };
+    for change in [
+        SetVm::default(),
+        labelled(larger(63)),
+        labelled(SetVm {
+            vcpu: Some(2),
+            ..larger(128)
+        }),
+        labelled(SetVm {
+            ttl_s: Some(u64::MAX),
+            ..larger(128)
+        }),
+    ] {
+        let error = refusal(daemon.client.set_vm("a", &change).await);
+        assert!(
+            matches!(error.kind, ErrorKind::Invalid | ErrorKind::Conflict),
+            "{error}"
+        );
+    }
+    assert_eq!(daemon.client.vm("a").await.unwrap(), before);
+    assert_eq!(disk_files(&home, &daemon, "a").await, [64, 64]);
+}
+
+#[tokio::test]
+async fn changes_at_once_are_all_made_one_after_the_other() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.run("a").await;
+    let changes = (0..20_u64).map(|number| {
+        let mut change = larger(100 + number);
+        change
+            .labels
+            .insert(format!("n{number}"), Some("v".to_owned()));
+        // A smaller disk than another change has made would be refused.
+        if number % 2 == 0 {
+            change.disk_size = None;
+        }
+        let daemon = &daemon;
+        async move {
+            match daemon.client.set_vm("a", &change).await {
+                Ok(operation) => {
+                    succeeded(&daemon.end(&operation.id).await);
+                    change.labels.keys().next().cloned()
+                }
+                Err(error) => {
+                    let error = refusal(Err::<(), _>(error));
+                    assert!(error.to_string().contains("cannot shrink"), "{error}");
+                    None
+                }
+            }
+        }
+    });
+    let made = futures_util::future::join_all(changes).await;
+    let labels = daemon.client.vm("a").await.unwrap().labels;
+    assert_eq!(labels.len(), made.into_iter().flatten().count());
+    assert!(
+        (0..20)
+            .step_by(2)
+            .all(|number| labels.contains_key(&format!("n{number}")))
+    );
+}
+
+#[tokio::test]
+async fn a_vm_is_deleted_when_its_time_is_over_whatever_it_does() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let short = CreateVm {
+        ttl_s: Some(1),
+        ..small("short")
+    };
+    daemon.begin(short).await.unwrap();
+    daemon.run("paused").await;
+    daemon.run("stays").await;
+    let paused = daemon.client.pause_vm("paused").await.unwrap();
+    succeeded(&daemon.end(&paused.id).await);
+    let change = SetVm {
+        ttl_s: Some(1),
+        ..SetVm::default()
+    };
+    daemon.set("paused", &change).await;
+    for vm in ["short", "paused"] {
+        soon(gone(&daemon, vm)).await;
+    }
+    assert_eq!(daemon.client.vms().await.unwrap().len(), 1);
+    succeeded(&daemon.delete_vm("stays").await);
+    home.assert_clean();
+}
+
+#[tokio::test]
+async fn a_vm_whose_time_ends_while_no_daemon_runs_is_deleted_by_the_next() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.run("a").await;
+    let change = SetVm {
+        ttl_s: Some(1),
+        ..SetVm::default()
+    };
+    daemon.set("a", &change).await;
+    daemon.kill().await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let daemon = home.start().await;
+    soon(gone(&daemon, "a")).await;
+    home.assert_clean();
+}
+
+async fn gone(daemon: &Daemon, vm: &str) {
+    while daemon.client.vm(vm).await.is_ok() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
