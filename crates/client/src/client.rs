@@ -1,21 +1,25 @@
 //! The API's table as methods.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use banger_proto::VERSION;
 use banger_proto::api::{
     CreateVm, DaemonStatus, Image, Kernel, KillVm, LogKind, Operation, SetVm, SshTarget, Version,
-    Vm,
+    Vm, VmHealth, VmStats,
 };
 use banger_proto::id::OperationId;
 use banger_proto::name::ArtifactName;
+use bytes::Bytes;
+use futures_util::Stream;
 
+use crate::download::Download;
 use crate::error::ClientError;
-use crate::events::Events;
+use crate::events::{DaemonEvents, Events};
 use crate::lease::Lease;
-use crate::log::LogStream;
 use crate::stream::ByteStream;
 use crate::transport::{Call, Transport, path};
+use crate::upload::Upload;
 
 /// The version of the API that this client speaks.
 const API: u32 = 1;
@@ -94,6 +98,23 @@ impl Client {
         self.transport.done(Call::post("/v1/daemon/stop")).await
     }
 
+    /// `GET /v1/events`: what has happened in the daemon, from the event behind the one with the
+    /// id `last` on, or from the oldest that it remembers; with `follow`, also what happens.
+    pub async fn daemon_events(
+        &self,
+        follow: bool,
+        last: Option<&str>,
+    ) -> Result<DaemonEvents, ClientError> {
+        let call = Call::get(format!("/v1/events?follow={follow}")).last_event(last);
+        let request = call.name();
+        Ok(DaemonEvents::new(request, self.transport.body(call).await?))
+    }
+
+    /// `GET /metrics`: the daemon's and its VMs' counters, as Prometheus reads them.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        self.transport.text(Call::get("/metrics")).await
+    }
+
     /// `POST /v1/leases`: held until the result is dropped.
     pub async fn lease(&self) -> Result<Lease, ClientError> {
         let call = Call::post("/v1/leases");
@@ -126,6 +147,13 @@ impl Client {
             .await
     }
 
+    /// `PATCH /v1/vms/{vm}`: changes all that `change` names, or nothing.
+    pub async fn set_vm(&self, vm: &str, change: &SetVm) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::patch(path("/v1/vms/", vm, "")).json(change))
+            .await
+    }
+
     /// `DELETE /v1/vms/{vm}`
     pub async fn delete_vm(&self, vm: &str) -> Result<Operation, ClientError> {
         self.transport
@@ -135,49 +163,78 @@ impl Client {
 
     /// `POST /v1/vms/{vm}/start`
     pub async fn start_vm(&self, vm: &str) -> Result<Operation, ClientError> {
-        self.transport
-            .json(Call::post(path("/v1/vms/", vm, "/start")))
-            .await
+        self.order(vm, "/start").await
     }
 
     /// `POST /v1/vms/{vm}/stop`
     pub async fn stop_vm(&self, vm: &str) -> Result<Operation, ClientError> {
-        self.transport
-            .json(Call::post(path("/v1/vms/", vm, "/stop")))
-            .await
+        self.order(vm, "/stop").await
     }
 
-    /// `PATCH /v1/vms/{vm}`
-    pub async fn set_vm(&self, vm: &str, change: &SetVm) -> Result<Operation, ClientError> {
-        let call = Call::patch(path("/v1/vms/", vm, "")).json(change);
-        self.transport.json(call).await
-    }
-
-    /// `POST /v1/vms/{vm}/restart`
+    /// `POST /v1/vms/{vm}/restart`: stops it cleanly if it runs, and starts it.
     pub async fn restart_vm(&self, vm: &str) -> Result<Operation, ClientError> {
-        self.transport
-            .json(Call::post(path("/v1/vms/", vm, "/restart")))
-            .await
+        self.order(vm, "/restart").await
     }
 
-    /// `POST /v1/vms/{vm}/kill`
+    /// `POST /v1/vms/{vm}/kill`: ends it at once, as if its power were cut.
     pub async fn kill_vm(&self, vm: &str, kill: &KillVm) -> Result<Operation, ClientError> {
-        let call = Call::post(path("/v1/vms/", vm, "/kill")).json(kill);
-        self.transport.json(call).await
+        self.transport
+            .json(Call::post(path("/v1/vms/", vm, "/kill")).json(kill))
+            .await
     }
 
     /// `POST /v1/vms/{vm}/pause`
     pub async fn pause_vm(&self, vm: &str) -> Result<Operation, ClientError> {
-        self.transport
-            .json(Call::post(path("/v1/vms/", vm, "/pause")))
-            .await
+        self.order(vm, "/pause").await
     }
 
     /// `POST /v1/vms/{vm}/resume`
     pub async fn resume_vm(&self, vm: &str) -> Result<Operation, ClientError> {
+        self.order(vm, "/resume").await
+    }
+
+    async fn order(&self, vm: &str, order: &str) -> Result<Operation, ClientError> {
         self.transport
-            .json(Call::post(path("/v1/vms/", vm, "/resume")))
+            .json(Call::post(path("/v1/vms/", vm, order)))
             .await
+    }
+
+    /// `GET /v1/vms/{vm}/stats`: a look at what it uses; rates come of two looks.
+    pub async fn vm_stats(&self, vm: &str) -> Result<VmStats, ClientError> {
+        self.transport
+            .json(Call::get(path("/v1/vms/", vm, "/stats")))
+            .await
+    }
+
+    /// `GET /v1/stats`: the same of every VM that runs.
+    pub async fn stats(&self) -> Result<Vec<VmStats>, ClientError> {
+        self.transport.json(Call::get("/v1/stats")).await
+    }
+
+    /// `GET /v1/vms/{vm}/health`: whether it runs and its agent answers.
+    pub async fn vm_health(&self, vm: &str) -> Result<VmHealth, ClientError> {
+        self.transport
+            .json(Call::get(path("/v1/vms/", vm, "/health")))
+            .await
+    }
+
+    /// `GET /v1/vms/{vm}/files?path=`: what is at `file` in the guest, as a tar stream. Names in
+    /// it begin with the last part of `file`.
+    pub async fn files(&self, vm: &str, file: &str) -> Result<Download, ClientError> {
+        let call = Call::get(files_path(vm, file));
+        let request = call.name();
+        Ok(Download::new(request, self.transport.body(call).await?))
+    }
+
+    /// `PUT /v1/vms/{vm}/files?path=`: unpacks a tar stream below `directory` in the guest.
+    pub async fn put_files(
+        &self,
+        vm: &str,
+        directory: &str,
+        archive: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), ClientError> {
+        let call = Call::put(files_path(vm, directory));
+        self.transport.upload(call, Upload::new(archive)).await
     }
 
     /// `POST /v1/vms/{vm}/exec`: a stream of [`banger_proto::frame`]s, the first one being
@@ -208,16 +265,27 @@ impl Client {
         vm: &str,
         log: LogKind,
         follow: bool,
-    ) -> Result<LogStream, ClientError> {
-        let log = match log {
-            LogKind::Console => "console",
-            LogKind::Engine => "engine",
-            LogKind::Boot => "boot",
-        };
-        let query = format!("/logs?log={log}&follow={follow}");
-        let call = Call::get(path("/v1/vms/", vm, &query));
+    ) -> Result<Download, ClientError> {
+        self.log_query(vm, &format!("log={}&follow={follow}", log_name(log)))
+            .await
+    }
+
+    /// `GET /v1/vms/{vm}/logs` with `tail=`: as [`Client::logs`], from the last `lines` lines on.
+    pub async fn logs_tail(
+        &self,
+        vm: &str,
+        log: LogKind,
+        follow: bool,
+        lines: u64,
+    ) -> Result<Download, ClientError> {
+        let query = format!("log={}&follow={follow}&tail={lines}", log_name(log));
+        self.log_query(vm, &query).await
+    }
+
+    async fn log_query(&self, vm: &str, query: &str) -> Result<Download, ClientError> {
+        let call = Call::get(path("/v1/vms/", vm, &format!("/logs?{query}")));
         let request = call.name();
-        Ok(LogStream::new(request, self.transport.body(call).await?))
+        Ok(Download::new(request, self.transport.body(call).await?))
     }
 
     /// `GET /v1/images`
@@ -235,6 +303,11 @@ impl Client {
     /// `GET /v1/kernels`
     pub async fn kernels(&self) -> Result<Vec<Kernel>, ClientError> {
         self.transport.json(Call::get("/v1/kernels")).await
+    }
+
+    /// `GET /v1/operations`: those that go on, and those that ended not long ago.
+    pub async fn operations(&self) -> Result<Vec<Operation>, ClientError> {
+        self.transport.json(Call::get("/v1/operations")).await
     }
 
     /// `GET /v1/operations/{id}`
@@ -259,4 +332,17 @@ impl Client {
 
 fn operation_path(id: &OperationId, after: &str) -> String {
     path("/v1/operations/", id.as_str(), after)
+}
+
+fn files_path(vm: &str, file: &str) -> String {
+    let query = path("/files?path=", file, "");
+    path("/v1/vms/", vm, &query)
+}
+
+fn log_name(log: LogKind) -> &'static str {
+    match log {
+        LogKind::Console => "console",
+        LogKind::Engine => "engine",
+        LogKind::Boot => "boot",
+    }
 }

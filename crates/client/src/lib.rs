@@ -16,18 +16,19 @@
 //! [`launch`] starts the daemon where none runs.
 
 mod client;
+mod download;
 mod error;
 mod events;
 pub mod launch;
 mod lease;
-mod log;
 pub mod sse;
 mod stream;
 mod transport;
+mod upload;
 
 pub use client::Client;
+pub use download::Download;
 pub use error::ClientError;
-pub use events::Events;
+pub use events::{DaemonEvents, Events};
 pub use lease::Lease;
-pub use log::LogStream;
 pub use stream::{ByteStream, ByteStreamReader, ByteStreamWriter};

@@ -1,14 +1,17 @@
 //! How one request gets its answer: a connection of its own, HTTP/1.1, bounded in time.
 
+use std::convert::Infallible;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_proto::agent::REQUEST_ID_HEADER;
-use banger_proto::api::{IDEMPOTENCY_HEADER, UPGRADE_TOKEN};
+use banger_proto::api::{IDEMPOTENCY_HEADER, LAST_EVENT_HEADER, UPGRADE_TOKEN};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -20,14 +23,18 @@ use tokio::time::timeout;
 
 use crate::error::ClientError;
 use crate::stream::ByteStream;
+use crate::upload::{Upload, Waiting};
 
 /// How long connecting to the socket may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the daemon may take to answer. Long work is an operation and answers at once; an
-/// upgrade waits for the guest agent.
+/// upgrade waits for the guest agent. Also how long it may take nothing of an upload.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// Longest JSON body that is read.
 const BODY_MAX: usize = 64 << 20;
+
+/// What a request carries: nothing, a whole JSON object, or an upload that comes by and by.
+type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// One request, before it is sent.
 #[derive(Debug)]
@@ -36,6 +43,7 @@ pub(crate) struct Call {
     path: String,
     body: Option<Bytes>,
     idempotency_key: Option<String>,
+    last_event: Option<String>,
 }
 
 impl Call {
@@ -45,6 +53,10 @@ impl Call {
 
     pub(crate) fn post(path: impl Into<String>) -> Self {
         Self::new(Method::POST, path)
+    }
+
+    pub(crate) fn put(path: impl Into<String>) -> Self {
+        Self::new(Method::PUT, path)
     }
 
     pub(crate) fn patch(path: impl Into<String>) -> Self {
@@ -61,6 +73,7 @@ impl Call {
             path: path.into(),
             body: None,
             idempotency_key: None,
+            last_event: None,
         }
     }
 
@@ -75,12 +88,17 @@ impl Call {
         self
     }
 
+    pub(crate) fn last_event(mut self, id: Option<&str>) -> Self {
+        self.last_event = id.map(str::to_owned);
+        self
+    }
+
     /// Method and path, for messages.
     pub(crate) fn name(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
 
-    fn into_request(self, upgrade: bool) -> Request<Full<Bytes>> {
+    fn into_request(self, kind: Kind) -> Request<Body> {
         let mut request = Request::builder()
             .method(self.method)
             .uri(self.path)
@@ -92,15 +110,43 @@ impl Call {
         if let Some(key) = self.idempotency_key {
             request = request.header(IDEMPOTENCY_HEADER, key);
         }
-        if upgrade {
-            request = request
-                .header(header::CONNECTION, "upgrade")
-                .header(header::UPGRADE, UPGRADE_TOKEN);
+        if let Some(id) = self.last_event {
+            request = request.header(LAST_EVENT_HEADER, id);
         }
+        let body = match kind {
+            Kind::Plain => whole_body(self.body),
+            Kind::Upgrade => {
+                request = request
+                    .header(header::CONNECTION, "upgrade")
+                    .header(header::UPGRADE, UPGRADE_TOKEN);
+                whole_body(self.body)
+            }
+            Kind::Upload(upload) => {
+                request = request.header(header::CONTENT_TYPE, "application/x-tar");
+                upload.boxed_unsync()
+            }
+        };
         request
-            .body(Full::new(self.body.unwrap_or_default()))
+            .body(body)
             .expect("paths are percent-encoded and headers are ASCII")
     }
+}
+
+fn whole_body(bytes: Option<Bytes>) -> Body {
+    Full::new(bytes.unwrap_or_default())
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync()
+}
+
+/// How a request is sent.
+#[derive(Debug)]
+enum Kind {
+    /// With its JSON, or nothing.
+    Plain,
+    /// Asking for a stream of bytes.
+    Upgrade,
+    /// With a body that comes by and by.
+    Upload(Upload),
 }
 
 /// Where requests go.
@@ -130,10 +176,34 @@ impl Transport {
         self.whole(call).await.map(drop)
     }
 
+    /// Sends the call and gives the answer's text.
+    pub(crate) async fn text(&self, call: Call) -> Result<String, ClientError> {
+        let body = self.whole(call).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Sends the call with a body that comes by and by. It may take as long as it likes, as
+    /// long as the daemon goes on taking it.
+    pub(crate) async fn upload(&self, call: Call, upload: Upload) -> Result<(), ClientError> {
+        let request = call.name();
+        let waiting = upload.waiting();
+        let sending = async {
+            let answer = self.send(call, Kind::Upload(upload)).await?;
+            read_body(&request, answer.into_body()).await.map(drop)
+        };
+        tokio::select! {
+            result = sending => result,
+            () = stalled(&waiting) => Err(ClientError::Timeout {
+                request: request.clone(),
+                limit: ANSWER_LIMIT,
+            }),
+        }
+    }
+
     /// Sends the call and gives the answer's body, which may go on for as long as it likes.
     pub(crate) async fn body(&self, call: Call) -> Result<Incoming, ClientError> {
         let request = call.name();
-        let answer = within(ANSWER_LIMIT, &request, self.send(call, false)).await?;
+        let answer = within(ANSWER_LIMIT, &request, self.send(call, Kind::Plain)).await?;
         Ok(answer.into_body())
     }
 
@@ -141,7 +211,7 @@ impl Transport {
     pub(crate) async fn upgrade(&self, call: Call) -> Result<ByteStream, ClientError> {
         let request = call.name();
         within(ANSWER_LIMIT, &request, async {
-            let answer = self.send(call, true).await?;
+            let answer = self.send(call, Kind::Upgrade).await?;
             if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
                 return Err(ClientError::Status {
                     request: request.clone(),
@@ -166,14 +236,14 @@ impl Transport {
     async fn whole(&self, call: Call) -> Result<Bytes, ClientError> {
         let request = call.name();
         within(ANSWER_LIMIT, &request, async {
-            let answer = self.send(call, false).await?;
+            let answer = self.send(call, Kind::Plain).await?;
             read_body(&request, answer.into_body()).await
         })
         .await
     }
 
     /// Gives the answer's head if it is no error.
-    async fn send(&self, call: Call, upgrade: bool) -> Result<Response<Incoming>, ClientError> {
+    async fn send(&self, call: Call, kind: Kind) -> Result<Response<Incoming>, ClientError> {
         let request = call.name();
         let stream = self.connect().await?;
         let transport = |source| ClientError::Transport {
@@ -187,7 +257,7 @@ impl Transport {
         // wrong with it is seen by whoever reads that.
         tokio::spawn(connection.with_upgrades());
         let answer = sender
-            .send_request(call.into_request(upgrade))
+            .send_request(call.into_request(kind))
             .await
             .map_err(transport)?;
         let status = answer.status();
@@ -233,6 +303,18 @@ impl Transport {
                 socket: self.socket.clone(),
                 uid: peer.uid(),
             }),
+        }
+    }
+}
+
+/// Waits until the daemon has taken nothing of an upload for [`ANSWER_LIMIT`], although there
+/// was something to take.
+async fn stalled(waiting: &Waiting) {
+    loop {
+        let before = waiting.taken();
+        tokio::time::sleep(ANSWER_LIMIT).await;
+        if waiting.taken() == before && !waiting.for_source() {
+            return;
         }
     }
 }

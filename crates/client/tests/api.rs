@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use banger_client::{Client, ClientError};
 use banger_proto::api::{
-    CreateVm, LogKind, Operation, OperationEvent, OperationKind, OperationState, StageTime,
+    CreateVm, Event, Happened, KillVm, LogKind, Operation, OperationEvent, OperationKind,
+    OperationState, SetVm, StageTime,
 };
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::OperationId;
@@ -32,6 +33,7 @@ struct Seen {
     line: String,
     request_id: Option<String>,
     idempotency_key: Option<String>,
+    last_event: Option<String>,
     body: Bytes,
 }
 
@@ -93,6 +95,7 @@ async fn serve(
             .map(|value| value.to_str().unwrap().to_owned())
     };
     let (request_id, idempotency_key) = (header("x-request-id"), header("idempotency-key"));
+    let last_event = header("last-event-id");
     let (status, text) = match line.as_str() {
         "GET /v1/version" => (200, r#"{"version":"0.0.1","api":1}"#.to_owned()),
         line => answer(line),
@@ -116,15 +119,20 @@ async fn serve(
             line: String::new(),
             request_id,
             idempotency_key,
+            last_event,
             body: Bytes::new(),
         });
         return Ok(response.body(Full::default()).unwrap());
     }
-    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let body = match request.into_body().collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => Bytes::from_static(b"cut short"),
+    };
     log.lock().unwrap().push(Seen {
         line,
         request_id,
         idempotency_key,
+        last_event,
         body,
     });
     Ok(response.body(Full::from(text)).unwrap())
@@ -294,6 +302,158 @@ async fn a_log_is_read_to_its_end() {
         server.last().line,
         "GET /v1/vms/a/logs?log=console&follow=true"
     );
+}
+
+#[tokio::test]
+async fn the_end_of_a_log_is_asked_for_by_its_lines() {
+    let server = Server::start(|_| (200, "last\n".into()));
+    let client = Client::connect(&server.socket).await.unwrap();
+    let log = client.logs_tail("a", LogKind::Engine, false, 3);
+    assert_eq!(log.await.unwrap().next().await.unwrap().unwrap(), "last\n");
+    assert_eq!(
+        server.last().line,
+        "GET /v1/vms/a/logs?log=engine&follow=false&tail=3"
+    );
+}
+
+#[tokio::test]
+async fn every_order_to_a_vm_has_its_path_and_body() {
+    let server = Server::start(|_| {
+        (
+            202,
+            serde_json::to_string(&operation(OperationState::Running)).unwrap(),
+        )
+    });
+    let client = Client::connect(&server.socket).await.unwrap();
+    client.start_vm("a").await.unwrap();
+    assert_eq!(server.last().line, "POST /v1/vms/a/start");
+    client.stop_vm("a").await.unwrap();
+    assert_eq!(server.last().line, "POST /v1/vms/a/stop");
+    client.restart_vm("a").await.unwrap();
+    assert_eq!(server.last().line, "POST /v1/vms/a/restart");
+    client.pause_vm("a").await.unwrap();
+    assert_eq!(server.last().line, "POST /v1/vms/a/pause");
+    client.resume_vm("a").await.unwrap();
+    assert_eq!(server.last().line, "POST /v1/vms/a/resume");
+    client.delete_vm("a").await.unwrap();
+    assert_eq!(server.last().line, "DELETE /v1/vms/a");
+    let kill = KillVm { signal: Some(15) };
+    client.kill_vm("a", &kill).await.unwrap();
+    let seen = server.last();
+    assert_eq!(
+        (seen.line.as_str(), &seen.body[..]),
+        ("POST /v1/vms/a/kill", &br#"{"signal":15}"#[..])
+    );
+    let change = SetVm {
+        labels: [("team".to_owned(), None)].into(),
+        ttl_s: Some(0),
+        ..SetVm::default()
+    };
+    client.set_vm("a", &change).await.unwrap();
+    let seen = server.last();
+    assert_eq!(
+        (seen.line.as_str(), &seen.body[..]),
+        (
+            "PATCH /v1/vms/a",
+            &br#"{"labels":{"team":null},"ttl_s":0}"#[..]
+        )
+    );
+}
+
+#[tokio::test]
+async fn stats_health_and_metrics_are_read() {
+    const STATS: &str = r#"{"vm":"0123456789abcdef0123456789abcdef","vm_name":"a","node":"here",
+        "state":"running","at_us":5,"host":{"pid":7,"cpu_us":9,"memory":4096},"guest":null,
+        "disk_used":8192}"#;
+    let server = Server::start(|line| match line {
+        "GET /v1/vms/a/stats" => (200, STATS.into()),
+        "GET /v1/stats" => (200, format!("[{STATS}]")),
+        "GET /v1/vms/a/health" => (
+            200,
+            r#"{"vm":"0123456789abcdef0123456789abcdef","vm_name":"a","state":"running",
+                "healthy":true,"round_trip_ms":0.4}"#
+                .into(),
+        ),
+        "GET /metrics" => (200, "banger_up 1\n".into()),
+        "GET /v1/operations" => (
+            200,
+            serde_json::to_string(&[operation(OperationState::Succeeded)]).unwrap(),
+        ),
+        _ => (404, String::new()),
+    });
+    let client = Client::connect(&server.socket).await.unwrap();
+    let one = client.vm_stats("a").await.unwrap();
+    assert_eq!(one.host.as_ref().unwrap().cpu_us, 9);
+    assert_eq!(client.stats().await.unwrap(), [one]);
+    let health = client.vm_health("a").await.unwrap();
+    assert_eq!((health.healthy, health.round_trip_ms), (true, Some(0.4)));
+    assert_eq!(client.metrics().await.unwrap(), "banger_up 1\n");
+    let operations = client.operations().await.unwrap();
+    assert_eq!(operations, [operation(OperationState::Succeeded)]);
+}
+
+#[tokio::test]
+async fn files_go_both_ways_as_they_come() {
+    let server = Server::start(|line| match line.starts_with("GET") {
+        true => (200, "a tar stream".into()),
+        false => (204, String::new()),
+    });
+    let client = Client::connect(&server.socket).await.unwrap();
+    let mut files = client.files("a", "/etc/my file").await.unwrap();
+    assert_eq!(files.next().await.unwrap().unwrap(), "a tar stream");
+    assert_eq!(
+        server.last().line,
+        "GET /v1/vms/a/files?path=%2Fetc%2Fmy%20file"
+    );
+    let pieces = ["one ", "two"].map(|piece| Ok(Bytes::from(piece)));
+    let pieces = futures_util::stream::iter(pieces);
+    client.put_files("a", "/srv", pieces).await.unwrap();
+    let seen = server.last();
+    assert_eq!(
+        (seen.line.as_str(), &seen.body[..]),
+        ("PUT /v1/vms/a/files?path=%2Fsrv", &b"one two"[..])
+    );
+}
+
+#[tokio::test]
+async fn an_upload_whose_source_fails_is_no_whole_upload() {
+    let server = Server::start(|_| (204, String::new()));
+    let client = Client::connect(&server.socket).await.unwrap();
+    let pieces = [
+        Ok(Bytes::from("half")),
+        Err(std::io::Error::other("the disk is gone")),
+    ];
+    let put = client.put_files("a", "/srv", futures_util::stream::iter(pieces));
+    let error = timeout(LIMIT, put).await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Transport { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn whoever_comes_back_to_the_events_says_what_it_has_seen() {
+    let server = Server::start(|line| {
+        match line {
+        "GET /v1/events?follow=true" => (
+            200,
+            "id: 7-2\ndata: {\"id\":\"7-2\",\"at\":\"2026-01-01T00:00:00Z\",\"node\":\"here\",\"event\":\"missed\"}\n\n"
+                .into(),
+        ),
+        _ => (200, String::new()),
+    }
+    });
+    let client = Client::connect(&server.socket).await.unwrap();
+    let mut events = client.daemon_events(true, Some("7-1")).await.unwrap();
+    let missed = Event {
+        id: "7-2".into(),
+        at: "2026-01-01T00:00:00Z".into(),
+        node: "here".into(),
+        what: Happened::Missed,
+    };
+    assert_eq!(events.next().await.unwrap(), Some(missed));
+    assert_eq!(events.next().await.unwrap(), None);
+    assert_eq!(server.last().last_event.as_deref(), Some("7-1"));
+    let mut none = client.daemon_events(false, None).await.unwrap();
+    assert_eq!(none.next().await.unwrap(), None);
+    assert_eq!(server.last().last_event, None);
 }
 
 #[tokio::test]

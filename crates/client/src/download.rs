@@ -1,4 +1,4 @@
-//! A VM's log, as it comes.
+//! The body of an answer, as it comes: a log, or a tree of files.
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -6,23 +6,23 @@ use hyper::body::Incoming;
 
 use crate::error::ClientError;
 
-/// A VM's log, piece by piece.
+/// A body of unknown length, piece by piece.
 #[derive(Debug)]
-pub struct LogStream {
+pub struct Download {
     request: String,
     body: Incoming,
 }
 
-impl LogStream {
+impl Download {
     pub(crate) fn new(request: String, body: Incoming) -> Self {
         Self { request, body }
     }
 
-    /// The next piece; `None` at the log's end, which a followed log has when its VM is gone.
+    /// The next piece; `None` at the end, which a followed log has when its VM is gone.
     /// Cancel-safe.
     ///
     /// # Errors
-    /// The connection broke.
+    /// The connection broke, so that what came is not all.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         while let Some(frame) = self.body.frame().await {
             let frame = frame.map_err(|source| ClientError::Transport {
