@@ -305,11 +305,45 @@ fn value_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError 
     ConfigError::Value {
         path: path.to_owned(),
         line: line_of(text, error.span()),
-        message: error.message().to_owned(),
+        message: in_plain_words(error.message()),
     }
 }
 
-fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
+/// What the TOML and serde libraries say, without the words of their trade.
+fn in_plain_words(message: &str) -> String {
+    let Some(rest) = message.strip_prefix("invalid type: ") else {
+        return message.to_owned();
+    };
+    let Some((found, wanted)) = rest.split_once(", expected ") else {
+        return message.to_owned();
+    };
+    // `string "lots"`, `integer `5``, `boolean `true``, `map`, `sequence`
+    let (kind, value) = found.split_once(' ').unwrap_or((found, ""));
+    let kind = match kind {
+        "string" => "a text",
+        "integer" => "a number",
+        "floating" => "a number with a fraction",
+        "boolean" => "true or false",
+        "map" => "a table",
+        "sequence" => "a list",
+        other => other,
+    };
+    let value = value.trim_start_matches("point ").trim_matches(['`', '"']);
+    let wanted = match wanted {
+        "u32" | "u64" | "usize" | "i64" => "a whole number",
+        "a string" | "path string" | "string or map" | "a borrowed string" => "a text in quotes",
+        "a boolean" => "true or false",
+        "struct VmDefaults" | "a map" => "a table",
+        other => other.strip_prefix("struct ").map_or(other, |_| "a table"),
+    };
+    match value.is_empty() {
+        true => format!("this is {kind}, where {wanted} is expected"),
+        false => format!("`{value}` is {kind}, where {wanted} is expected"),
+    }
+}
+
+/// The line, from 1, in which a span of the text begins.
+pub(crate) fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
     let start = span.map_or(0, |span| span.start.min(text.len()));
     1 + text.as_bytes()[..start]
         .iter()
@@ -390,6 +424,14 @@ mod tests {
             "cidr = '8.8.8.0/24'",
             "cidr = '10.0.0.1/24'",
             "log_level = ",
+            "[vm_defaults]\nvcpu = 'two'",
+            "[vm_defaults]\nvcpu = -1",
+            "qemu_bin = 5",
+            "vm_defaults = 3",
+            "debian_mirror = true",
+            "[vm_defaults]\nvcpu = 1.5",
+            "vmm = 5",
+            "[vm_defaults]\nmemory = true",
         ]
         .iter()
         .map(|text| parse(text).unwrap_err())

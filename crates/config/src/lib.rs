@@ -1,9 +1,11 @@
-//! Where banger keeps its things ([`paths`]), what its config file says ([`mod@file`]), and what
-//! a new VM gets by default ([`defaults`]). Shared by the CLI and the daemon; nothing in here
+//! Where banger keeps its things ([`paths`]), what its config file says ([`mod@file`]), what
+//! a new VM gets by default ([`defaults`]), and whether this host can give that ([`mod@judge`]). Shared by the CLI and the daemon; nothing in here
 //! changes the host.
 
+pub mod bounds;
 pub mod defaults;
 pub mod file;
+pub mod judge;
 pub mod paths;
 
 pub use file::{Config, ConfigError};
