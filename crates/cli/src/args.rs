@@ -53,6 +53,11 @@ pub(crate) enum Command {
     /// List kernels
     #[command(subcommand)]
     Kernel(commands::kernel::Kernel),
+    /// Look at work that goes on in the daemon, and call it off
+    #[command(subcommand)]
+    Operation(commands::operation::Operation),
+    /// Print what happens: VMs that change, operations that begin and end
+    Events(commands::events::Events),
     /// Check what this host has and lacks, with the fix for each
     Doctor(commands::doctor::Doctor),
     /// Look at the daemon, start it, stop it
@@ -76,6 +81,8 @@ impl Command {
             Self::Vm(command) => command.run(settings).await,
             Self::Image(command) => command.run(settings).await,
             Self::Kernel(command) => command.run(settings).await,
+            Self::Operation(command) => command.run(settings).await,
+            Self::Events(command) => command.run(settings).await,
             Self::Doctor(command) => command.run(settings).await,
             Self::Daemon(command) => command.run(settings).await,
             Self::Config(command) => command.run(settings),
@@ -169,12 +176,58 @@ pub(crate) struct ExecArgs {
 
 /// A size above zero.
 pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
+    if text.starts_with('-') {
+        return Err(NOTHING.into());
+    }
     let size: ByteSize = text
         .parse()
         .map_err(|error: banger_proto::size::InvalidSize| error.to_string())?;
     match size.bytes() {
-        0 => Err("a size must be more than nothing".into()),
+        0 => Err(NOTHING.into()),
         _ => Ok(size),
+    }
+}
+
+const NOTHING: &str =
+    "a size must be more than nothing: write for example `512M`, `8G` or `1.5GiB`";
+
+/// The most virtual CPUs that any VM may be asked for; the host may allow fewer.
+const VCPU_MAX: u32 = 1024;
+
+/// A number of virtual CPUs.
+pub(crate) fn vcpu(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|n| (1..=VCPU_MAX).contains(n));
+    number.ok_or_else(|| {
+        format!(
+            "write a whole number, from 1 to the number of this host's CPUs (at most {VCPU_MAX})"
+        )
+    })
+}
+
+/// A signal by its name, with or without `SIG`, or by its number (signal(7)).
+pub(crate) fn signal(text: &str) -> Result<i32, String> {
+    if let Ok(number) = text.parse::<i32>() {
+        return match (1..=64).contains(&number) {
+            true => Ok(number),
+            false => Err("a signal's number is 1 to 64".into()),
+        };
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = match upper.starts_with("SIG") {
+        true => upper,
+        false => format!("SIG{upper}"),
+    };
+    match name.parse::<nix::sys::signal::Signal>() {
+        Ok(signal) => Ok(signal as i32),
+        Err(_) => Err("write a signal's name or number, such as TERM, SIGTERM or 15".into()),
+    }
+}
+
+/// A label's key.
+pub(crate) fn label_key(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.contains('=') {
+        true => Err("write the label's KEY alone".into()),
+        false => Ok(text.to_owned()),
     }
 }
 
@@ -252,7 +305,8 @@ mod tests {
                     .split(['|', '>', '<'])
                     .next()
                     .unwrap();
-                let words = std::iter::once("banger").chain(line.split_whitespace());
+                let words = line.split_whitespace().map(|word| word.trim_matches('\''));
+                let words = std::iter::once("banger").chain(words);
                 if let Err(error) = Cli::try_parse_from(words) {
                     panic!("{path}: `banger {line}`: {error}");
                 }
@@ -274,7 +328,12 @@ mod tests {
         for words in [
             &["banger", "vm", "run", "--memory", "8X"][..],
             &["banger", "vm", "run", "--disk-size", "0"],
+            &["banger", "vm", "run", "--memory", "900P"],
+            &["banger", "vm", "run", "--memory", "-1G"],
             &["banger", "vm", "run", "--vcpu", "0"],
+            &["banger", "vm", "run", "--vcpu", "-2"],
+            &["banger", "vm", "run", "--vcpu", "many"],
+            &["banger", "vm", "run", "--ttl", "0"],
             &["banger", "vm", "run", "--name", "Not A Name"],
             &["banger", "vm", "run", "--image", "../x"],
             &["banger", "vm", "run", "--engine", "bochs"],
@@ -283,6 +342,15 @@ mod tests {
             &["banger", "vm", "run", "--timeout", "soon"],
             &["banger", "vm", "exec"],
             &["banger", "vm", "stop"],
+            &["banger", "vm", "set", "a"],
+            &["banger", "vm", "set", "a", "--unlabel", "x=y"],
+            &["banger", "vm", "rename", "a", "B"],
+            &["banger", "vm", "kill", "a", "--signal", "SIGNOPE"],
+            &["banger", "vm", "kill", "a", "--signal", "-9"],
+            &["banger", "vm", "list", "--filter", "state=up"],
+            &["banger", "vm", "list", "--filter", "colour=red"],
+            &["banger", "vm", "wait", "a", "--for", "up"],
+            &["banger", "vm", "cp", "a"],
             &["banger", "vm", "lst"],
         ] {
             text.push_str(&format!("$ {}\n{}\n", words.join(" "), error_of(words)));
@@ -297,5 +365,15 @@ mod tests {
         assert_eq!(status(&["banger", "vm", "exec", "a", "--", "ls"]), 125);
         assert_eq!(status(&["banger", "vm", "ssh", "a"]), 125);
         assert_eq!(status(&["banger", "vm", "list"]), 1);
+    }
+
+    #[test]
+    fn a_signal_has_names_and_a_number() {
+        for text in ["9", "KILL", "kill", "SIGKILL", "sigkill"] {
+            assert_eq!(signal(text), Ok(9), "{text}");
+        }
+        for text in ["", "0", "65", "-1", "SIG", "SIGX"] {
+            assert!(signal(text).is_err(), "{text}");
+        }
     }
 }

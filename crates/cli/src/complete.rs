@@ -1,6 +1,7 @@
 //! Completes what is being typed in a shell: the script that `banger completion` prints runs
 //! banger again with [`VARIABLE`] set, which answers and does nothing else.
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use banger_client::{Client, ClientError};
 use banger_config::Paths;
 use banger_proto::exit;
 use clap::CommandFactory;
-use clap_complete::engine::CompletionCandidate;
+use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Zsh};
 use tokio::time::timeout;
 
@@ -55,12 +56,37 @@ pub(crate) fn vm_names() -> Vec<CompletionCandidate> {
         .collect()
 }
 
+/// Ends of a copy: paths of this host, and VMs with the colon behind which their paths stand.
+pub(crate) fn places(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let mut places = PathCompleter::any().complete(typed);
+    let typed = typed.to_string_lossy();
+    let vms = vm_names().into_iter().filter_map(|vm| {
+        let name = format!("{}:", vm.get_value().to_string_lossy());
+        let fits = name.starts_with(&*typed);
+        fits.then(|| CompletionCandidate::new(name).help(vm.get_help().cloned()))
+    });
+    places.extend(vms);
+    places
+}
+
 /// The names of the images that are here, if the daemon runs.
 pub(crate) fn image_names() -> Vec<CompletionCandidate> {
     let images = ask(async |client| client.images().await);
     let images = images.into_iter().flatten();
     images
         .map(|image| CompletionCandidate::new(image.name.as_str()))
+        .collect()
+}
+
+/// The ids of the operations that the daemon remembers, if it runs.
+pub(crate) fn operation_ids() -> Vec<CompletionCandidate> {
+    let operations = ask(async |client| client.operations().await);
+    let operations = operations.into_iter().flatten();
+    operations
+        .map(|operation| {
+            let help = crate::render::operation::title(&operation);
+            CompletionCandidate::new(operation.id.short()).help(Some(help.into()))
+        })
         .collect()
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use banger_client::{Client, ClientError};
+use banger_client::{Client, ClientError, Events};
 use banger_proto::api::{Operation, OperationEvent, OperationState};
 use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::id::OperationId;
 use tokio::time::{Instant, sleep_until};
 
 use crate::failure::Failure;
@@ -33,6 +34,23 @@ pub(crate) async fn to_end(
     }
 }
 
+/// That an operation was called off: by which signal, and until when its clean-up is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CalledOff {
+    signal: Signal,
+    deadline: Instant,
+}
+
+impl CalledOff {
+    /// Just now.
+    pub(crate) fn by(signal: Signal) -> Self {
+        Self {
+            signal,
+            deadline: Instant::now() + CLEAN_UP_LIMIT,
+        }
+    }
+}
+
 /// Follows an operation to its end. A signal calls it off, and its clean-up is waited for; a
 /// second signal ends the waiting.
 ///
@@ -41,43 +59,89 @@ pub(crate) async fn to_end(
 pub(crate) async fn or_call_off(
     client: &Client,
     operation: &Operation,
-    mut progress: Progress,
+    progress: Progress,
     signals: &mut Signals,
 ) -> Result<Operation, Failure> {
-    let mut events = client.events(&operation.id).await?;
-    let mut called_off: Option<(Signal, Instant)> = None;
-    let done = loop {
-        let deadline = called_off.map(|(_, deadline)| deadline);
-        tokio::select! {
-            event = events.next() => {
-                let event = event?;
-                progress.event(&event);
-                if let OperationEvent::Done(operation) = event {
-                    break *operation;
+    Following::begin(client, operation, progress)
+        .await?
+        .to_end(signals)
+        .await
+}
+
+/// As [`or_call_off`], of an operation that a signal has called off already.
+pub(crate) async fn called_off(
+    client: &Client,
+    operation: &Operation,
+    progress: Progress,
+    signals: &mut Signals,
+    by: CalledOff,
+) -> Result<Operation, Failure> {
+    let mut following = Following::begin(client, operation, progress).await?;
+    following.call_off(by).await?;
+    following.to_end(signals).await
+}
+
+/// An operation that a signal may call off.
+struct Following<'a> {
+    client: &'a Client,
+    id: OperationId,
+    events: Events,
+    progress: Progress,
+    called_off: Option<CalledOff>,
+}
+
+impl<'a> Following<'a> {
+    async fn begin(
+        client: &'a Client,
+        operation: &Operation,
+        progress: Progress,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            client,
+            id: operation.id.clone(),
+            events: client.events(&operation.id).await?,
+            progress,
+            called_off: None,
+        })
+    }
+
+    async fn to_end(mut self, signals: &mut Signals) -> Result<Operation, Failure> {
+        loop {
+            tokio::select! {
+                event = self.events.next() => {
+                    let event = event?;
+                    self.progress.event(&event);
+                    if let OperationEvent::Done(operation) = event {
+                        return self.concluded(*operation);
+                    }
                 }
-            }
-            signal = signals.next() => {
-                if called_off.is_some() {
-                    return Err(Failure::silent(signal.status()));
+                signal = signals.next() => match self.called_off {
+                    Some(_) => return Err(Failure::silent(signal.status())),
+                    None => self.call_off(CalledOff::by(signal)).await?,
+                },
+                () = passed(self.called_off.map(|called_off| called_off.deadline)) => {
+                    let status = self.called_off.map(|called_off| called_off.signal.status());
+                    return Err(Failure { status, ..clean_up_goes_on().into() });
                 }
-                progress.note("called off, cleaning up");
-                called_off = Some((signal, Instant::now() + CLEAN_UP_LIMIT));
-                match client.cancel_operation(&operation.id).await {
-                    // It has just ended: the event says how.
-                    Err(ClientError::Api(error)) if error.kind == ErrorKind::Conflict => {}
-                    result => result?,
-                }
-            }
-            () = passed(deadline) => {
-                let status = called_off.map(|(signal, _)| signal.status());
-                return Err(Failure { status, ..clean_up_goes_on().into() });
             }
         }
-    };
-    drop(progress);
-    match called_off {
-        None => Ok(verdict(done)?),
-        Some((signal, _)) => Err(ended_after(signal, done)),
+    }
+
+    async fn call_off(&mut self, by: CalledOff) -> Result<(), Failure> {
+        self.progress.note("called off, cleaning up");
+        self.called_off = Some(by);
+        match self.client.cancel_operation(&self.id).await {
+            // It has just ended: the event says how.
+            Err(ClientError::Api(error)) if error.kind == ErrorKind::Conflict => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    fn concluded(self, operation: Operation) -> Result<Operation, Failure> {
+        match self.called_off {
+            None => Ok(verdict(operation)?),
+            Some(called_off) => Err(ended_after(called_off.signal, operation)),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! commands  one file each: asks the daemon through banger-client
 //! session   a guest command joined to this terminal or these pipes
 //! follow    an operation joined to the progress display
+//! archive   trees of files as tar streams, for `vm cp`
 //! render    objects -> text                             no I/O
 //! ui        all talk, on standard error; `output` all data, on standard output
 //! ```
@@ -13,11 +14,13 @@
 //! It is a library so that other programs of the workspace can see the command's definition
 //! (for man pages); [`main`] is all of the program.
 
+mod archive;
 mod args;
 mod commands;
 mod complete;
 mod duration;
 mod failure;
+mod filter;
 mod follow;
 mod near;
 mod output;
@@ -27,6 +30,7 @@ mod session;
 mod settings;
 mod signals;
 mod ui;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -50,7 +54,12 @@ pub fn main() -> ExitCode {
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(usage) => return say_usage(&usage),
+        Err(error) => {
+            let words: Vec<String> = std::env::args_os()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect();
+            return say_usage(&usage::with_tip(error, &words));
+        }
     };
     let otherwise = cli.command.failure_status();
     let settings = match Settings::from_env() {

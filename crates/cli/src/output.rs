@@ -13,8 +13,15 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Prints an object as the API has it.
-pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn print_json(value: &(impl Serialize + ?Sized)) -> Result<(), Failure> {
     let mut text = serde_json::to_vec_pretty(value).expect("API objects have only string keys");
+    text.push(b'\n');
+    write(&text)
+}
+
+/// Prints an object as the API has it, in a line of its own.
+pub(crate) fn print_json_line(value: &(impl Serialize + ?Sized)) -> Result<(), Failure> {
+    let mut text = serde_json::to_vec(value).expect("API objects have only string keys");
     text.push(b'\n');
     write(&text)
 }

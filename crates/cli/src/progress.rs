@@ -1,11 +1,16 @@
 //! How far operations are: moving lines on a terminal, plain lines elsewhere.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use banger_proto::api::{OperationEvent, Progress as Step, ProgressUnit};
 use banger_proto::size::ByteSize;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::process::getpgrp;
+use rustix::stdio::stderr;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use crate::render::lists::rounded;
 use crate::render::time::took;
@@ -49,6 +54,8 @@ pub(crate) struct Display {
     ui: Ui,
     verbosity: Verbosity,
     bars: Option<MultiProgress>,
+    /// What the live operations share.
+    silence: RefCell<Weak<KeySilence>>,
 }
 
 impl Display {
@@ -58,6 +65,7 @@ impl Display {
             ui,
             verbosity,
             bars: live.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr())),
+            silence: RefCell::default(),
         }
     }
 
@@ -65,7 +73,11 @@ impl Display {
     pub(crate) fn operation(&self, title: &str, detail: Detail) -> Progress {
         match (&self.bars, self.verbosity) {
             (_, Verbosity::Quiet) => Progress::Silent,
-            (Some(bars), _) => Progress::Live(Live::new(bars.clone(), title)),
+            (Some(bars), _) => {
+                let mut live = Live::new(bars.clone(), title);
+                live._silence = self.silence();
+                Progress::Live(live)
+            }
             (None, _) => {
                 self.ui.note(title);
                 match detail {
@@ -74,6 +86,15 @@ impl Display {
                 }
             }
         }
+    }
+
+    fn silence(&self) -> Option<Rc<KeySilence>> {
+        let mut shared = self.silence.borrow_mut();
+        let silence = shared
+            .upgrade()
+            .or_else(|| KeySilence::begin().map(Rc::new))?;
+        *shared = Rc::downgrade(&silence);
+        Some(silence)
     }
 
     /// Says something without disturbing what moves.
@@ -163,6 +184,12 @@ impl Lines {
     }
 }
 
+/// Which bar a step moves: `build the image x: unpack` and `build the image x: install` are parts
+/// of one thing, and one bar.
+fn bar_of(what: &str) -> &str {
+    what.split(": ").next().unwrap_or(what)
+}
+
 fn how_far(step: &Step) -> String {
     let amount = |number: u64| match step.unit {
         ProgressUnit::Bytes => rounded(ByteSize::from_bytes(number)),
@@ -178,6 +205,37 @@ fn millis(millis: f64) -> Duration {
     Duration::try_from_secs_f64(millis / 1000.0).unwrap_or_default()
 }
 
+/// Keeps the terminal from showing `^C` while lines move, until this is dropped: the letters
+/// would push the lines, and one of them would stay on the screen for ever.
+#[derive(Debug)]
+struct KeySilence {
+    before: Termios,
+}
+
+impl KeySilence {
+    /// `None` where the terminal's modes are not ours to change: a process in the background
+    /// would be stopped for it (tcsetattr(3), SIGTTOU).
+    fn begin() -> Option<Self> {
+        if tcgetpgrp(stderr()).ok()? != getpgrp() {
+            return None;
+        }
+        let before = tcgetattr(stderr()).ok()?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHOCTL);
+        tcsetattr(stderr(), OptionalActions::Now, &silent).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for KeySilence {
+    fn drop(&mut self) {
+        if tcgetpgrp(stderr()).is_ok_and(|foreground| foreground == getpgrp()) {
+            // A terminal that is gone needs no restoring.
+            let _ = tcsetattr(stderr(), OptionalActions::Now, &self.before);
+        }
+    }
+}
+
 /// Moving lines: the operation, its stages, and the bars of long steps.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -185,6 +243,8 @@ pub(crate) struct Live {
     title: ProgressBar,
     stages: HashMap<String, ProgressBar>,
     steps: HashMap<String, ProgressBar>,
+    /// Held for its drop.
+    _silence: Option<Rc<KeySilence>>,
 }
 
 impl Live {
@@ -198,6 +258,7 @@ impl Live {
             title: bar,
             stages: HashMap::new(),
             steps: HashMap::new(),
+            _silence: None,
         }
     }
 
@@ -226,13 +287,23 @@ impl Live {
     }
 
     fn step(&mut self, step: &Step) {
-        if !self.steps.contains_key(&step.what) {
+        let key = bar_of(&step.what);
+        if !self.steps.contains_key(key) {
+            self.steps.retain(|_, before| {
+                let goes_on = before
+                    .length()
+                    .is_some_and(|length| before.position() < length);
+                if !goes_on {
+                    before.finish_and_clear();
+                }
+                goes_on
+            });
             let bar = self.add_below(ProgressBar::no_length());
             bar.set_style(step_style(step));
-            bar.set_prefix(step.what.clone());
-            self.steps.insert(step.what.clone(), bar);
+            self.steps.insert(key.to_owned(), bar);
         }
-        let bar = &self.steps[&step.what];
+        let bar = &self.steps[key];
+        bar.set_prefix(step.what.clone());
         if step.total.is_some() && bar.length() != step.total {
             bar.set_length(step.total.unwrap_or_default());
             bar.set_style(step_style(step));
@@ -261,6 +332,16 @@ impl Drop for Live {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// A bar of bytes that nobody sees until it is given where to be drawn.
+pub(crate) fn bytes_bar(what: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    bar.set_style(style(
+        "{prefix} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}",
+    ));
+    bar.set_prefix(what.to_owned());
+    bar
 }
 
 fn step_style(step: &Step) -> ProgressStyle {
@@ -327,6 +408,27 @@ mod tests {
             lines.line(&done, Instant::now()).as_deref(),
             Some("  engine 2.2 s")
         );
+    }
+
+    #[test]
+    fn parts_of_one_thing_share_a_bar_and_what_is_done_goes() {
+        let hidden = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        let mut live = Live::new(hidden, "creating");
+        let mut items = |what: &str, done| {
+            live.event(&OperationEvent::Progress(Step {
+                what: what.into(),
+                done,
+                total: Some(7),
+                unit: ProgressUnit::Items,
+            }));
+            let mut bars: Vec<String> = live.steps.values().map(ProgressBar::prefix).collect();
+            bars.sort();
+            bars
+        };
+        assert_eq!(items("build x: unpack", 1), ["build x: unpack"]);
+        assert_eq!(items("build x: install", 2), ["build x: install"]);
+        assert_eq!(items("fetch y", 7), ["build x: install", "fetch y"]);
+        assert_eq!(items("fetch z", 1), ["build x: install", "fetch z"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use banger_client::{Client, launch};
 use banger_config::Paths;
 use banger_config::paths::companion;
 use banger_proto::error::{ApiError, ErrorKind};
+use jiff::Timestamp;
 
 use crate::failure::Failure;
 use crate::ui::Ui;
@@ -39,7 +40,28 @@ impl Settings {
         if let Some(notice) = client.version_notice() {
             self.ui.warn(&notice);
         }
+        if self.config_is_newer(&client).await {
+            self.ui.warn(
+                "the config file has changed since the daemon started: run `banger daemon restart` to use it; VMs go on running",
+            );
+        }
         Ok(client)
+    }
+
+    /// Whether the config file was written after the daemon read it. What cannot be found out is
+    /// no reason to disturb anyone.
+    async fn config_is_newer(&self, client: &Client) -> bool {
+        let written = std::fs::metadata(self.paths.config_file()).and_then(|file| file.modified());
+        let Some(written) = written.ok().and_then(|time| Timestamp::try_from(time).ok()) else {
+            return false;
+        };
+        match client.daemon_status().await {
+            Ok(status) => {
+                let started = status.started_at.parse::<Timestamp>();
+                started.is_ok_and(|started| written > started)
+            }
+            Err(_) => false,
+        }
     }
 
     /// The daemon, if one runs, of whatever version.

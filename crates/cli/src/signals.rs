@@ -68,6 +68,17 @@ impl Signals {
         })
     }
 
+    /// What `work` comes to, or the end by the first signal, which drops `work`.
+    pub(crate) async fn or<T, E: Into<Failure>>(
+        &mut self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            result = work => result.map_err(Into::into),
+            signal = self.next() => Err(Failure::silent(signal.status())),
+        }
+    }
+
     /// The next one. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {

@@ -21,7 +21,7 @@ pub enum InvalidSize {
     )]
     Syntax(String),
     /// More bytes than 2^53, which JSON numbers carry exactly.
-    #[error("`{0}` is too large for a size")]
+    #[error("`{0}` is too large: the largest size is 8P (8192T)")]
     TooLarge(String),
 }
 
@@ -29,6 +29,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
+const PIB: u64 = 1 << 50;
 const MAX: u64 = 1 << 53;
 
 impl ByteSize {
@@ -62,7 +63,7 @@ impl fmt::Display for ByteSize {
     /// The shortest exact form, such as `8G` or `1536M`; it parses back to the same size,
     /// unless the size is no multiple of a KiB, which prints as `1234B`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (unit, letter) in [(TIB, 'T'), (GIB, 'G'), (MIB, 'M'), (KIB, 'K')] {
+        for (unit, letter) in [(PIB, 'P'), (TIB, 'T'), (GIB, 'G'), (MIB, 'M'), (KIB, 'K')] {
             if self.0 >= unit && self.0.is_multiple_of(unit) {
                 return write!(f, "{}{letter}", self.0 / unit);
             }
@@ -86,6 +87,7 @@ impl FromStr for ByteSize {
             "" | "m" | "mb" | "mib" => MIB,
             "g" | "gb" | "gib" => GIB,
             "t" | "tb" | "tib" => TIB,
+            "p" | "pb" | "pib" => PIB,
             _ => return Err(syntax()),
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
@@ -134,6 +136,7 @@ mod tests {
             ("1.5GiB", 3 * GIB / 2),
             ("64", 64 * MIB),
             ("1t", TIB),
+            ("2P", 2 * PIB),
             ("4096b", 4096),
         ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
@@ -152,6 +155,7 @@ mod tests {
             "8X",
             "8 G B",
             "9999999999T",
+            "900P",
             "1e3",
             "٣G",
         ] {

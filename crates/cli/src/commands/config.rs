@@ -4,8 +4,10 @@ use std::path::Path;
 
 use banger_config::defaults::{HostResources, ResolvedDefaults, resolve};
 use banger_config::file::VmDefaults;
+use banger_config::judge::judge;
 use banger_config::{Config as ConfigFile, ConfigError};
 use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::exit;
 use clap::{Args, Subcommand};
 
 use crate::args::Json;
@@ -25,7 +27,8 @@ pub(crate) enum Config {
     Show(Show),
     /// Print the path of the config file
     Path,
-    /// Check the config file; nothing is printed if it is right
+    /// Check the config file, also whether this host can give what it says; nothing is printed
+    /// if it is right
     Check,
 }
 
@@ -41,9 +44,25 @@ impl Config {
         match self {
             Self::Show(show) => show.run(&path)?,
             Self::Path => print(&format!("{}\n", path.display()))?,
-            Self::Check => drop(load(&path)?),
+            Self::Check => return check(&path, settings),
         }
         Ok(0)
+    }
+}
+
+/// Says everything that is wrong with the file, for this host too.
+fn check(path: &Path, settings: &Settings) -> Outcome {
+    let config = load(path)?;
+    // A file that is missing, or went away meanwhile, says nothing wrong.
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let problems = judge(path, &text, &config, HostResources::read());
+    for problem in &problems {
+        let error = ApiError::new(ErrorKind::Invalid, problem.to_string());
+        settings.ui.error(&error);
+    }
+    match problems.is_empty() {
+        true => Ok(0),
+        false => Ok(exit::FAILURE),
     }
 }
 

@@ -2,7 +2,10 @@
 
 pub(crate) mod doctor;
 pub(crate) mod error;
+pub(crate) mod event;
 pub(crate) mod lists;
+pub(crate) mod operation;
+pub(crate) mod stats;
 pub(crate) mod style;
 pub(crate) mod table;
 pub(crate) mod time;

@@ -30,13 +30,30 @@ pub(crate) fn moment(time: &str, now: Timestamp) -> String {
     }
 }
 
+/// An RFC 3339 time to the second, and how long it is until then.
+pub(crate) fn moment_to_come(time: &str, now: Timestamp) -> String {
+    let Ok(then) = time.parse::<Timestamp>() else {
+        return time.to_owned();
+    };
+    let seconds = then.duration_since(now).as_secs().max(0);
+    let left = match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    };
+    format!("{} (in {left})", then.strftime("%Y-%m-%dT%H:%M:%SZ"))
+}
+
 /// How long something took, such as `12 ms`, `3.4 s` or `2 min 5 s`.
 pub(crate) fn took(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match duration.as_millis() {
         millis @ 0..1_000 => format!("{millis} ms"),
         1_000..60_000 => format!("{:.1} s", duration.as_secs_f64()),
-        _ => format!("{} min {} s", seconds / 60, seconds % 60),
+        60_000..3_600_000 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600_000..172_800_000 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} days {} h", seconds / 86_400, seconds / 3600 % 24),
     }
 }
 
@@ -67,6 +84,14 @@ mod tests {
             "2026-03-02T11:00:00Z (59 min ago)"
         );
         assert_eq!(moment("yesterday", now), "yesterday");
+        assert_eq!(
+            moment_to_come("2026-03-02T20:00:00.5Z", now),
+            "2026-03-02T20:00:00Z (in 8 h)"
+        );
+        assert_eq!(
+            moment_to_come("2026-03-02T11:00:00Z", now),
+            "2026-03-02T11:00:00Z (in 0 s)"
+        );
     }
 
     #[test]
@@ -74,5 +99,7 @@ mod tests {
         assert_eq!(took(Duration::from_micros(12_300)), "12 ms");
         assert_eq!(took(Duration::from_millis(3_420)), "3.4 s");
         assert_eq!(took(Duration::from_secs(125)), "2 min 5 s");
+        assert_eq!(took(Duration::from_secs(7_500)), "2 h 5 min");
+        assert_eq!(took(Duration::from_secs(4 * 86_400)), "4 days 0 h");
     }
 }

@@ -1,12 +1,15 @@
 //! VMs as a table, and one VM in full.
 
+use std::time::Duration;
+
+use banger_proto::agent::Health;
 use banger_proto::api::{StageTime, Vm, VmState};
 use jiff::Timestamp;
 
 use crate::render::error::error_text;
 use crate::render::style::Style;
 use crate::render::table::Table;
-use crate::render::time::{age, moment};
+use crate::render::time::{age, moment, moment_to_come, took};
 
 /// The table of `vm list` and `vm ps`.
 pub(crate) fn vm_table(vms: &[Vm], now: Timestamp) -> String {
@@ -29,8 +32,8 @@ pub(crate) fn vm_table(vms: &[Vm], now: Timestamp) -> String {
     table.render()
 }
 
-/// Everything about one VM, one fact a line.
-pub(crate) fn vm_text(vm: &Vm, now: Timestamp, style: Style) -> String {
+/// Everything about one VM, one fact a line; with what its agent tells, if that was asked.
+pub(crate) fn vm_text(vm: &Vm, guest: Option<&Health>, now: Timestamp, style: Style) -> String {
     let mut facts: Vec<(&str, String)> = vec![
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
@@ -73,23 +76,55 @@ pub(crate) fn vm_text(vm: &Vm, now: Timestamp, style: Style) -> String {
             .iter()
             .map(|started| ("started", moment(started, now))),
     );
-    let mut stages: Vec<&StageTime> = vm.stages.iter().collect();
-    stages.sort_by(|a, b| a.begin_ms.total_cmp(&b.begin_ms));
-    facts.extend(stages.into_iter().map(|stage| {
-        let (begin, took) = (stage.begin_ms, stage.took_ms);
-        (
-            "stage",
-            format!("{:10} {took:8.1} ms, from {begin:.1} ms", stage.stage),
-        )
-    }));
+    facts.extend(
+        vm.last_used_at
+            .iter()
+            .map(|used| ("last used", moment(used, now))),
+    );
+    facts.extend(
+        vm.expires_at
+            .iter()
+            .map(|end| ("deleted at", moment_to_come(end, now))),
+    );
+    facts.extend(guest.into_iter().flat_map(guest_facts));
     let mut text: String = facts
         .iter()
         .map(|(name, value)| format!("{name:12} {value}\n"))
         .collect();
+    if !vm.stages.is_empty() {
+        let end = |stage: &StageTime| stage.begin_ms + stage.took_ms;
+        let whole = vm.stages.iter().map(end).fold(0.0, f64::max);
+        text.push_str(&format!("{:12} {}\n", "last start", millis(whole)));
+        text.push_str(&stage_lines(&vm.stages));
+    }
     if let Some(failure) = &vm.failure {
         text.push_str(&error_text(failure, style));
     }
     text
+}
+
+fn guest_facts(guest: &Health) -> Vec<(&'static str, String)> {
+    let up = took(Duration::from_micros(guest.uptime_us));
+    let mut facts = vec![
+        ("guest kernel", guest.kernel.clone()),
+        ("guest init", format!("{}, up {up}", guest.init)),
+        ("guest agent", guest.version.clone()),
+    ];
+    let warnings = guest.warnings.iter();
+    facts.extend(warnings.map(|warning| ("warning", warning.clone())));
+    facts
+}
+
+/// The stages of a start in the order in which they began, one a line.
+pub(crate) fn stage_lines(stages: &[StageTime]) -> String {
+    let mut stages: Vec<&StageTime> = stages.iter().collect();
+    stages.sort_by(|a, b| a.begin_ms.total_cmp(&b.begin_ms));
+    let line = |stage: &StageTime| format!("  {:10} {}\n", stage.stage, millis(stage.took_ms));
+    stages.into_iter().map(line).collect()
+}
+
+fn millis(millis: f64) -> String {
+    took(Duration::try_from_secs_f64(millis / 1000.0).unwrap_or_default())
 }
 
 fn state(state: VmState, style: Style) -> String {
@@ -103,7 +138,7 @@ fn state(state: VmState, style: Style) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use banger_proto::api::EngineKind;
     use banger_proto::error::{ApiError, ErrorKind};
@@ -113,7 +148,7 @@ mod tests {
         "2026-03-02T12:00:00Z".parse().unwrap()
     }
 
-    fn vm(name: &str, state: VmState) -> Vm {
+    pub(crate) fn vm(name: &str, state: VmState) -> Vm {
         Vm {
             id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
             name: name.parse().unwrap(),
@@ -166,6 +201,18 @@ mod tests {
             ApiError::new(ErrorKind::Failed, "the engine died")
                 .with_hint("look at `banger vm logs`"),
         );
-        insta::assert_snapshot!(vm_text(&vm, now(), Style::Plain));
+        vm.expires_at = Some("2026-03-03T12:00:00Z".into());
+        vm.last_used_at = Some("2026-03-02T11:58:00Z".into());
+        let guest = Health {
+            version: "0.1.0".into(),
+            protocol: 1,
+            kernel: "6.12.1-cloud-amd64".into(),
+            boot_id: "x".into(),
+            uptime_us: 296_000_000,
+            init: "systemd".into(),
+            boot: Vec::new(),
+            warnings: vec!["no time from the host".into()],
+        };
+        insta::assert_snapshot!(vm_text(&vm, Some(&guest), now(), Style::Plain));
     }
 }

@@ -12,7 +12,8 @@
 //!
 //! A terminal is passed through: it is in raw mode, and Ctrl-C is a byte that the guest's
 //! terminal turns into a signal. With pipes, the first signal to this process is forwarded to
-//! the guest command; a second one, or a hang-up, gives the command up.
+//! the guest command; a second one, or a hang-up, gives the command up, and so does a guest
+//! that does not answer any more.
 
 mod input;
 mod output;
@@ -38,7 +39,7 @@ pub(crate) use self::terminal::restore_on_panic as restore_terminal_on_panic;
 pub(crate) use self::terminal::{PtyChoice, local_pty};
 
 use self::output::Pipe;
-use self::running::Running;
+use self::running::{Parts, Running};
 use self::terminal::RawMode;
 use self::wire::{FrameReader, Outbox, WireError};
 
@@ -66,6 +67,10 @@ enum Event {
     BrokenPipe,
     /// The terminal was closed.
     HungUp,
+    /// The guest answered when it was asked whether it lives.
+    GuestLives,
+    /// It did not.
+    GuestIsMute,
     /// Standard input or output failed in a way that must not pass for its end.
     Failed(Failure),
 }
@@ -84,7 +89,7 @@ impl Session<'_> {
             },
             signal = signals.next() => return Ok(signal.status()),
         };
-        let outcome = self.join(stream, signals).await;
+        let outcome = self.join(stream, client, signals).await;
         match outcome {
             Err(Ending::Lost(cause)) => Err(self.lost(client, &cause).await),
             Err(Ending::Other(failure)) => Err(failure),
@@ -92,7 +97,12 @@ impl Session<'_> {
         }
     }
 
-    async fn join(&self, stream: ByteStream, signals: &mut Signals) -> Result<u8, Ending> {
+    async fn join(
+        &self,
+        stream: ByteStream,
+        client: &Client,
+        signals: &mut Signals,
+    ) -> Result<u8, Ending> {
         let (reader, writer) = stream.into_split();
         let mut reader = FrameReader::new(reader);
         let (outbox, chunks) = Outbox::new(writer);
@@ -119,12 +129,19 @@ impl Session<'_> {
         }
         let stdout = output::start(Pipe::Stdout, events.clone());
         let stderr = output::start(Pipe::Stderr, events.clone());
+        let own_events = events.clone();
         tokio::spawn(async move {
             let end = reader.pass_on(stdout, stderr).await;
             // The main loop is gone only when nobody waits for the end any more.
             let _ = events.send(Event::Ended(end));
         });
-        Running::new(self, outbox, inbox, raw).watch(signals).await
+        let parts = Parts {
+            outbox,
+            events: inbox,
+            own_events,
+            raw,
+        };
+        Running::new(self, client, parts).watch(signals).await
     }
 
     fn command_name(&self) -> &str {

@@ -4,13 +4,16 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use banger_proto::agent::Stats;
 use banger_proto::api::{
-    CreateVm, EngineKind, Image, Operation, OperationEvent, OperationKind, OperationState,
-    Progress, ProgressUnit, StageTime, Version, Vm, VmState,
+    CreateVm, DaemonStatus, EngineKind, Event, Happened, HostUsage, Image, Operation,
+    OperationEvent, OperationKind, OperationState, Progress, ProgressUnit, StageTime, Version, Vm,
+    VmHealth, VmState, VmStats,
 };
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{ImageId, LeaseId, OperationId, VmId};
@@ -48,6 +51,8 @@ pub enum Deed {
     ExecEnded(String),
     /// Asked to delete this VM.
     Deleted(String),
+    /// Asked for something else of a VM: `POST calm-otter/kill {"signal":15}`.
+    Asked(String),
 }
 
 /// What matters of a create.
@@ -60,6 +65,7 @@ pub struct CreateVmSummary {
 pub struct Daemon {
     home: tempfile::TempDir,
     deeds: Receiver<Deed>,
+    state: Arc<State>,
     _runtime: Runtime,
 }
 
@@ -67,6 +73,12 @@ struct State {
     deeds: Sender<Deed>,
     vms: Mutex<Vec<Vm>>,
     operations: Mutex<HashMap<String, Arc<Begun>>>,
+    /// All events so far.
+    events: watch::Sender<Vec<Event>>,
+    /// How often stats were asked for; the counters grow with it.
+    looks: AtomicU64,
+    /// Holds the file systems of the guests.
+    guests: PathBuf,
 }
 
 /// An operation that has begun.
@@ -121,13 +133,17 @@ impl Daemon {
             deeds: sender,
             vms: Mutex::new(vec![vm("calm-otter"), vm("devbox")]),
             operations: Mutex::default(),
+            events: watch::Sender::default(),
+            looks: AtomicU64::new(0),
+            guests: home.path().join("guests"),
         });
+        let served = Arc::clone(&state);
         let entered = runtime.enter();
         let listener = UnixListener::bind(run.join("bangerd.sock")).unwrap();
         drop(entered);
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let state = Arc::clone(&state);
+                let state = Arc::clone(&served);
                 let service = service_fn(move |request| answer(request, Arc::clone(&state)));
                 tokio::spawn(
                     http1::Builder::new()
@@ -139,8 +155,69 @@ impl Daemon {
         Self {
             home,
             deeds,
+            state,
             _runtime: runtime,
         }
+    }
+
+    /// Puts a VM into a state, and tells it as an event.
+    pub fn enter(&self, name: &str, state: VmState) {
+        let vm = {
+            let mut vms = self.state.vms.lock().unwrap();
+            let vm = vms.iter_mut().find(|vm| vm.name.as_str() == name).unwrap();
+            vm.state = state;
+            vm.failure = (state == VmState::Failed)
+                .then(|| ApiError::new(ErrorKind::Failed, "the engine died"));
+            vm.clone()
+        };
+        self.tell(Happened::VmState {
+            vm: vm.id,
+            vm_name: vm.name,
+            state,
+            failure: vm.failure,
+        });
+    }
+
+    /// Takes a VM away, and tells it as an event.
+    pub fn forget(&self, name: &str) {
+        let mut vms = self.state.vms.lock().unwrap();
+        let at = vms.iter().position(|vm| vm.name.as_str() == name).unwrap();
+        let vm = vms.remove(at);
+        drop(vms);
+        self.tell(Happened::VmDeleted {
+            vm: vm.id,
+            vm_name: vm.name,
+        });
+    }
+
+    /// Tells an event.
+    pub fn tell(&self, what: Happened) {
+        self.state.events.send_modify(|events| {
+            events.push(Event {
+                id: format!("7-{}", events.len() + 1),
+                at: "2026-01-01T00:00:00Z".into(),
+                node: "here".into(),
+                what,
+            });
+        });
+    }
+
+    /// Waits until a client follows the events.
+    pub fn wait_for_follower(&self) {
+        assert_eq!(self.deed(), Deed::Asked("GET events".into()));
+    }
+
+    /// Changes the row of a VM.
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut Vm)) {
+        let mut vms = self.state.vms.lock().unwrap();
+        change(vms.iter_mut().find(|vm| vm.name.as_str() == name).unwrap());
+    }
+
+    /// The root directory of a guest, on this host.
+    pub fn guest(&self, name: &str) -> PathBuf {
+        let root = self.state.guests.join(name);
+        std::fs::create_dir_all(&root).unwrap();
+        root
     }
 
     pub fn home(&self) -> &Path {
@@ -230,6 +307,33 @@ async fn answer(
                 api: 1,
             },
         ),
+        (&Method::GET, ["daemon"]) => json(
+            200,
+            &DaemonStatus {
+                version: banger_proto::VERSION.into(),
+                pid: std::process::id(),
+                node: "here".into(),
+                started_at: "2026-01-01T00:00:00Z".into(),
+                socket: "/run/bangerd.sock".into(),
+                state_dir: "/state".into(),
+                vms: 2,
+                running: 2,
+            },
+        ),
+        (&Method::GET, ["events"]) => daemon_events(&request, &state),
+        (&Method::GET, ["stats"]) => {
+            let vms = state.vms.lock().unwrap();
+            let running = vms.iter().filter(|vm| vm.state == VmState::Running);
+            let stats: Vec<VmStats> = running.map(|vm| stats(vm, &state)).collect();
+            json(200, &stats)
+        }
+        (&Method::GET, ["operations"]) => {
+            let operations = state.operations.lock().unwrap();
+            let operations: Vec<&Operation> =
+                operations.values().map(|begun| &begun.operation).collect();
+            json(200, &operations)
+        }
+        (&Method::GET, ["operations", id]) => json(200, &state.begun(id).operation),
         (&Method::POST, ["leases"]) => lease(request, state),
         (&Method::GET, ["vms"]) => json(200, &*state.vms.lock().unwrap()),
         (&Method::POST, ["vms"]) => create(request, &state).await,
@@ -252,7 +356,7 @@ async fn answer(
                     ErrorKind::NotFound,
                     format!("no VM `{name}`"),
                 )),
-                Some(vm) => of_vm(request, rest, &vm, state),
+                Some(vm) => of_vm(request, rest, &vm, state).await,
             }
         }
         _ => failed(&ApiError::new(
@@ -262,14 +366,40 @@ async fn answer(
     })
 }
 
-fn of_vm(request: Request<Incoming>, rest: &[&str], vm: &Vm, state: Arc<State>) -> Response<Body> {
+async fn of_vm(
+    request: Request<Incoming>,
+    rest: &[&str],
+    vm: &Vm,
+    state: Arc<State>,
+) -> Response<Body> {
     match (request.method(), rest) {
         (&Method::GET, []) => json(200, vm),
         (&Method::DELETE, []) => {
             let _ = state.deeds.send(Deed::Deleted(vm.name.to_string()));
             state.begin(OperationKind::DeleteVm, vm, Course::Well)
         }
+        (&Method::PATCH, []) => order(request, OperationKind::SetVm, vm, &state).await,
+        (&Method::POST, ["start"]) => order(request, OperationKind::StartVm, vm, &state).await,
         (&Method::POST, ["stop"]) => state.begin(OperationKind::StopVm, vm, Course::Well),
+        (&Method::POST, ["restart"]) => order(request, OperationKind::RestartVm, vm, &state).await,
+        (&Method::POST, ["kill"]) => order(request, OperationKind::KillVm, vm, &state).await,
+        (&Method::POST, ["pause"]) => order(request, OperationKind::PauseVm, vm, &state).await,
+        (&Method::POST, ["resume"]) => order(request, OperationKind::ResumeVm, vm, &state).await,
+        (&Method::GET, ["stats"]) => json(200, &stats(vm, &state)),
+        (&Method::GET, ["health"]) => json(200, &health(vm)),
+        (&Method::GET, ["files"]) => files(&guest_path(&request, vm, &state)),
+        (&Method::PUT, ["files"]) => {
+            let directory = guest_path(&request, vm, &state);
+            let Ok(body) = request.into_body().collect().await else {
+                return whole(400, "cut short");
+            };
+            let mut archive = tar::Archive::new(std::io::Cursor::new(body.to_bytes()));
+            archive.set_preserve_permissions(true);
+            match archive.unpack(directory) {
+                Ok(()) => whole(204, ""),
+                Err(error) => failed(&ApiError::new(ErrorKind::Failed, error.to_string())),
+            }
+        }
         (&Method::GET, ["logs"]) => whole(200, format!("{}\n", request.uri())),
         (&Method::POST, ["exec"]) => upgraded(request, move |stream| async move {
             let end = guest::serve(stream).await;
@@ -284,6 +414,141 @@ fn of_vm(request: Request<Incoming>, rest: &[&str], vm: &Vm, state: Arc<State>) 
             format!("no {method} {rest:?}"),
         )),
     }
+}
+
+/// Tells the test, and begins an operation. The VM `devbox` refuses to be changed.
+async fn order(
+    request: Request<Incoming>,
+    kind: OperationKind,
+    vm: &Vm,
+    state: &State,
+) -> Response<Body> {
+    let path = request
+        .uri()
+        .path()
+        .trim_start_matches("/v1/vms/")
+        .to_owned();
+    let asked = format!("{} {path}", request.method());
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let asked = format!("{asked} {}", String::from_utf8_lossy(&body));
+    let _ = state.deeds.send(Deed::Asked(asked.trim().to_owned()));
+    if kind == OperationKind::SetVm && vm.name.as_str() == "devbox" {
+        return failed(&ApiError {
+            causes: vec!["it runs, and its CPUs can be changed only while it is down".into()],
+            ..ApiError::new(ErrorKind::Conflict, "could not change VM `devbox`")
+                .with_hint("`banger vm stop devbox` first")
+        });
+    }
+    state.begin(kind, vm, Course::Well)
+}
+
+fn stats(vm: &Vm, state: &State) -> VmStats {
+    let look = state.looks.fetch_add(1, Ordering::Relaxed);
+    VmStats {
+        vm: vm.id.clone(),
+        vm_name: vm.name.clone(),
+        node: vm.node.clone(),
+        state: vm.state,
+        at_us: look * 1_000_000,
+        host: Some(HostUsage {
+            pid: 7,
+            cpu_us: look * 250_000,
+            memory: ByteSize::from_mib(300),
+        }),
+        guest: Some(Stats {
+            memory_total: Some(ByteSize::from_mib(512)),
+            memory_available: Some(ByteSize::from_mib(384)),
+            ..Stats::default()
+        }),
+        guest_error: None,
+        disk_used: ByteSize::from_mib(90),
+    }
+}
+
+/// The VM `devbox` has an agent that does not answer.
+fn health(vm: &Vm) -> VmHealth {
+    let mute = vm.name.as_str() == "devbox" || vm.state != VmState::Running;
+    VmHealth {
+        vm: vm.id.clone(),
+        vm_name: vm.name.clone(),
+        state: vm.state,
+        healthy: !mute,
+        round_trip_ms: (!mute).then_some(0.5),
+        agent: None,
+        error: mute.then(|| ApiError::new(ErrorKind::Timeout, "the agent does not answer")),
+    }
+}
+
+/// What `path=` of a request names, as text, so that a slash at its end stays.
+fn guest_path(request: &Request<Incoming>, vm: &Vm, state: &State) -> String {
+    let query = request.uri().query().unwrap();
+    let encoded = query.strip_prefix("path=").unwrap().as_bytes();
+    let mut path = Vec::new();
+    let mut at = 0;
+    while at < encoded.len() {
+        if encoded[at] == b'%' {
+            let digits = std::str::from_utf8(&encoded[at + 1..at + 3]).unwrap();
+            path.push(u8::from_str_radix(digits, 16).unwrap());
+            at += 3;
+        } else {
+            path.push(encoded[at]);
+            at += 1;
+        }
+    }
+    let root = state.guests.join(vm.name.as_str());
+    format!("{}{}", root.display(), String::from_utf8(path).unwrap())
+}
+
+fn files(path: &str) -> Response<Body> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return failed(&ApiError::new(
+            ErrorKind::NotFound,
+            "there is no such file in the VM",
+        ));
+    };
+    let name = Path::new(path).file_name().unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.follow_symlinks(false);
+    match metadata.is_dir() {
+        true => builder.append_dir_all(name, path).unwrap(),
+        false => builder.append_path_with_name(path, name).unwrap(),
+    }
+    whole(200, builder.into_inner().unwrap())
+}
+
+/// Events behind the one that the client has seen last; with `follow`, those to come too.
+fn daemon_events(request: &Request<Incoming>, state: &State) -> Response<Body> {
+    let seen = request.headers().get("last-event-id").map_or(0, |id| {
+        let id = id.to_str().unwrap();
+        id.rsplit('-').next().unwrap().parse().unwrap()
+    });
+    let lines = |events: &[Event]| -> String {
+        let line = |event: &Event| {
+            let data = serde_json::to_string(event).unwrap();
+            format!("id: {}\ndata: {data}\n\n", event.id)
+        };
+        events.iter().map(line).collect()
+    };
+    if request.uri().query() != Some("follow=true") {
+        return whole(200, lines(&state.events.borrow()[seen..]));
+    }
+    let _ = state.deeds.send(Deed::Asked("GET events".into()));
+    let newest = state.events.subscribe();
+    let frames =
+        futures_util::stream::unfold((newest, seen), move |(mut newest, seen)| async move {
+            let (text, next) = {
+                let events = newest.wait_for(|events| events.len() > seen).await.ok()?;
+                (lines(&events[seen..]), events.len())
+            };
+            Some((
+                Ok::<_, Infallible>(Frame::data(Bytes::from(text))),
+                (newest, next),
+            ))
+        });
+    Response::builder()
+        .header("content-type", "text/event-stream")
+        .body(StreamBody::new(frames).boxed())
+        .unwrap()
 }
 
 fn upgraded<F>(

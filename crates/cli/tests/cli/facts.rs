@@ -32,6 +32,10 @@ fn each_log_is_asked_for_by_its_name() {
         (&[][..], "log=console&follow=false"),
         (&["--boot"], "log=boot&follow=false"),
         (&["--engine", "-f"], "log=engine&follow=true"),
+        (
+            &["--console", "--tail", "5"],
+            "log=console&follow=false&tail=5",
+        ),
     ] {
         let words = [&["vm", "logs", "calm-otter"], flags].concat();
         let said = run(daemon.home(), &words);
@@ -127,6 +131,21 @@ fn a_typo_in_the_config_is_found() {
             file.display()
         )
     );
+    let nonsense = "qemu_bin = \"/no/qemu\"\n[vm_defaults]\nvcpu = 0\n";
+    std::fs::write(&file, nonsense).unwrap();
+    let said = run(home.path(), &["config", "check"]);
+    assert_eq!(said.status, Some(1));
+    let lines: Vec<&str> = said.stderr.lines().collect();
+    assert!(
+        lines[0].contains("config.toml:1: qemu_bin: `/no/qemu`"),
+        "{}",
+        lines[0]
+    );
+    assert!(
+        lines[1].contains("config.toml:3: vm_defaults.vcpu: 0 CPUs"),
+        "{}",
+        lines[1]
+    );
     std::fs::write(&file, "vmm = \"qemu\"\n").unwrap();
     assert_eq!(run(home.path(), &["config", "check"]).status, Some(0));
     let said = run(home.path(), &["config", "show", "--json"]);
@@ -187,7 +206,7 @@ fn a_shell_completes_names_from_the_daemon_and_does_without_it() {
     let said = complete(empty.path(), &["vm", "stop", "c"]);
     assert_eq!((said.status, said.stdout().trim()), (Some(0), ""));
     let said = complete(empty.path(), &["vm", "st"]);
-    assert_eq!(said.stdout(), "start\nstop");
+    assert_eq!(said.stdout(), "stats\nstart\nstop");
 }
 
 #[test]

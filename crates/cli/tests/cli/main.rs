@@ -3,11 +3,14 @@
 //! as their names say.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod copies;
 mod daemon;
 mod facts;
 mod guest;
 mod lifecycle;
+mod orders;
 mod pipes;
 mod process;
 mod real;
 mod terminal;
+mod watching;

@@ -145,6 +145,24 @@ fn the_second_signal_gives_a_stubborn_guest_up() {
 }
 
 #[test]
+fn a_guest_that_does_not_answer_is_left_after_one_signal() {
+    let daemon = Daemon::start();
+    // Its agent does not answer.
+    let words = ["vm", "exec", "devbox", "--", "stubborn"];
+    let mut running = Running::start(banger(daemon.home(), &words));
+    assert_eq!(running.line(), "asleep\n");
+    running.signal(Signal::TERM);
+    assert_eq!(running.line(), "ignored 15\n");
+    let said = running.wait();
+    assert_eq!(said.status, Some(143));
+    insta::assert_snapshot!(said.stderr, @r"
+    error: VM `devbox` does not answer, so `stubborn` is given up after signal 15
+    hint: `banger vm show devbox` says how it is, and `banger vm kill devbox` ends it
+    ");
+    assert_eq!(daemon.deed(), Deed::ExecEnded("client gone".into()));
+}
+
+#[test]
 fn a_hang_up_reaches_the_guest_and_ends_banger() {
     let daemon = Daemon::start();
     let mut running = exec(&daemon, &["sleep"]);

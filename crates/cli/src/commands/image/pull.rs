@@ -37,7 +37,7 @@ pub(crate) struct Pull {
 impl Pull {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let mut signals = Signals::listen()?;
-        let client = settings.connect().await?;
+        let client = signals.or(settings.connect()).await?;
         let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));
         let began = Instant::now();
         let operation = client.pull_image(&self.image).await?;

@@ -1,6 +1,6 @@
 //! `banger vm create`
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use banger_client::Client;
 use banger_proto::api::{CreateVm, Operation};
@@ -10,10 +10,10 @@ use banger_proto::size::ByteSize;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 
-use crate::args::{EngineArg, Json, Quiet, label, size};
+use crate::args::{EngineArg, Json, Quiet, label, size, vcpu};
 use crate::complete;
 use crate::failure::{Failure, Outcome};
-use crate::follow;
+use crate::follow::{self, CalledOff};
 use crate::output::{print, print_json};
 use crate::progress::{Detail, Display, Verbosity};
 use crate::render::time::took;
@@ -24,7 +24,12 @@ const EXAMPLES: &str = "\
 Examples:
   banger vm create
   banger vm create --name devbox --vcpu 4 --memory 8G --disk-size 50G
-  banger vm create --no-start --image debian-trixie --json";
+  banger vm create --no-start --image debian-trixie --json
+  banger vm create --ttl 8h --label team=a
+  banger vm create --no-wait
+
+With --no-wait the operation's id and the VM's name are printed at once; `banger operation
+follow` and `banger vm wait` wait for it later.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -34,6 +39,9 @@ pub(crate) struct Create {
     /// Make the VM and do not start it
     #[arg(long)]
     no_start: bool,
+    /// Do not wait until the VM is ready
+    #[arg(long)]
+    no_wait: bool,
     #[command(flatten)]
     json: Json,
     #[command(flatten)]
@@ -50,16 +58,16 @@ pub(crate) struct VmArgs {
     #[arg(long, help_heading = "VM options", add = ArgValueCandidates::new(complete::image_names))]
     image: Option<ArtifactName>,
     /// Number of virtual CPUs [default: a quarter of the host's, 1 to 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "VM options")]
+    #[arg(long, value_name = "N", value_parser = vcpu, allow_hyphen_values = true, help_heading = "VM options")]
     vcpu: Option<u32>,
     /// Memory, such as 512M or 4G [default: an eighth of the host's, 512M to 8G]
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "VM options")]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true, help_heading = "VM options")]
     memory: Option<ByteSize>,
     /// Size of the work disk, which is /root [default: 8G]
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "VM options")]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true, help_heading = "VM options")]
     disk_size: Option<ByteSize>,
     /// Size of the system disk, which keeps changes to the image [default: 8G]
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "VM options")]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true, help_heading = "VM options")]
     system_size: Option<ByteSize>,
     /// Let the VM reach the outside (the default)
     #[arg(long, overrides_with = "no_nat", help_heading = "VM options")]
@@ -73,6 +81,9 @@ pub(crate) struct VmArgs {
     /// Mark the VM; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = label, help_heading = "VM options")]
     label: Vec<(String, String)>,
+    /// Delete the VM after this time (such as 30m, 8h, 7d), whatever it does then
+    #[arg(long, value_name = "TIME", value_parser = crate::duration::parse, help_heading = "VM options")]
+    ttl: Option<Duration>,
 }
 
 impl VmArgs {
@@ -91,7 +102,7 @@ impl VmArgs {
                 (nat, _) => Some(nat),
             },
             labels: self.label.into_iter().collect(),
-            ttl_s: None,
+            ttl_s: self.ttl.map(crate::duration::whole_seconds),
             no_start,
             lease,
         }
@@ -101,9 +112,21 @@ impl VmArgs {
 impl Create {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let mut signals = Signals::listen()?;
-        let client = settings.connect().await?;
+        let client = signals.or(settings.connect()).await?;
         let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));
         let request = self.vm.request(self.no_start, None);
+        if self.no_wait {
+            let (operation, called_off) = begin(&client, &request, &mut signals).await?;
+            if let Some(called_off) = called_off {
+                let progress = display.operation(&title(&operation), Detail::Stages);
+                follow::called_off(&client, &operation, progress, &mut signals, called_off).await?;
+            }
+            match self.json.json {
+                true => print_json(&operation)?,
+                false => print(&format!("{} {}\n", operation.id, vm_of(&operation)))?,
+            }
+            return Ok(0);
+        }
         let operation = create(&client, &request, &display, &mut signals).await?;
         let name = vm_of(&operation);
         if self.json.json {
@@ -123,17 +146,45 @@ pub(super) async fn create(
     signals: &mut Signals,
 ) -> Result<Operation, Failure> {
     let began = Instant::now();
-    let key = RequestId::new();
-    let operation = client.create_vm(request, Some(key.as_str())).await?;
+    let (operation, called_off) = begin(client, request, signals).await?;
+    let progress = display.operation(&title(&operation), Detail::Stages);
+    let operation = match called_off {
+        None => follow::or_call_off(client, &operation, progress, signals).await?,
+        Some(signal) => follow::called_off(client, &operation, progress, signals, signal).await?,
+    };
     let name = vm_of(&operation);
-    let progress = display.operation(&format!("creating VM `{name}`"), Detail::Stages);
-    let operation = follow::or_call_off(client, &operation, progress, signals).await?;
     let state = if request.no_start { "created" } else { "ready" };
     display.note(&format!(
         "VM `{name}` is {state} after {}",
         took(began.elapsed())
     ));
     Ok(operation)
+}
+
+fn title(operation: &Operation) -> String {
+    format!("creating VM `{}`", vm_of(operation))
+}
+
+/// Asks for the VM. A signal that comes before the answer is given back with it: what it calls
+/// off must have begun to be known. A second one ends the waiting.
+async fn begin(
+    client: &Client,
+    request: &CreateVm,
+    signals: &mut Signals,
+) -> Result<(Operation, Option<CalledOff>), Failure> {
+    let key = RequestId::new();
+    let mut asking = std::pin::pin!(client.create_vm(request, Some(key.as_str())));
+    let mut called_off = None;
+    let result = loop {
+        tokio::select! {
+            result = &mut asking => break result,
+            signal = signals.next() => match called_off {
+                None => called_off = Some(CalledOff::by(signal)),
+                Some(_) => return Err(Failure::silent(signal.status())),
+            },
+        }
+    };
+    Ok((result?, called_off))
 }
 
 /// What to call the VM that an operation is about.
@@ -187,6 +238,8 @@ mod tests {
             "qemu",
             "--label",
             "a=b=c",
+            "--ttl",
+            "1.5h",
         ]);
         insta::assert_json_snapshot!(request);
     }

@@ -31,7 +31,7 @@ pub(crate) struct Exec {
 impl Exec {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let mut signals = Signals::listen()?;
-        let client = settings.connect().await?;
+        let client = signals.or(settings.connect()).await?;
         let session = Session {
             vm: &self.vm,
             request: request(&self.exec),

@@ -5,6 +5,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use crate::failure::{Failure, Outcome};
+use crate::filter::Filters;
 use crate::output::{print, print_json};
 use crate::render::vm::vm_table;
 use crate::settings::Settings;
@@ -13,11 +14,13 @@ const LIST_EXAMPLES: &str = "\
 Examples:
   banger vm list
   banger vm list --json
-  banger vm list --quiet";
+  banger vm list --filter state=stopped --filter state=failed
+  banger vm list --quiet --filter label=team=a --filter 'name=test-*'";
 
 const PS_EXAMPLES: &str = "\
 Examples:
   banger vm ps
+  banger vm ps --filter image=debian-trixie
   banger vm ps --all --json";
 
 #[derive(Debug, Args)]
@@ -40,9 +43,11 @@ pub(crate) struct Ps {
     form: Form,
 }
 
-/// What is printed of each VM.
+/// Which VMs are printed, and what of each.
 #[derive(Debug, Args)]
 struct Form {
+    #[command(flatten)]
+    filters: Filters,
     /// Print the API's objects as JSON
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
@@ -53,7 +58,7 @@ struct Form {
 
 impl List {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
-        self.form.print(&vms(settings).await?)
+        self.form.print(vms(settings).await?)
     }
 }
 
@@ -61,12 +66,12 @@ impl Ps {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let mut vms = vms(settings).await?;
         vms.retain(|vm| self.all || !is_down(vm.state));
-        self.form.print(&vms)
+        self.form.print(vms)
     }
 }
 
 /// Whether nothing of a VM runs.
-fn is_down(state: VmState) -> bool {
+pub(super) fn is_down(state: VmState) -> bool {
     match state {
         VmState::Created | VmState::Stopped | VmState::Failed => true,
         VmState::Starting | VmState::Running | VmState::Paused | VmState::Stopping => false,
@@ -78,14 +83,15 @@ async fn vms(settings: &Settings) -> Result<Vec<Vm>, Failure> {
 }
 
 impl Form {
-    fn print(&self, vms: &[Vm]) -> Outcome {
+    fn print(&self, mut vms: Vec<Vm>) -> Outcome {
+        vms.retain(|vm| self.filters.match_vm(vm));
         if self.json {
             print_json(&vms)?;
         } else if self.quiet {
             let names: String = vms.iter().map(|vm| format!("{}\n", vm.name)).collect();
             print(&names)?;
         } else {
-            print(&vm_table(vms, Timestamp::now()))?;
+            print(&vm_table(&vms, Timestamp::now()))?;
         }
         Ok(0)
     }

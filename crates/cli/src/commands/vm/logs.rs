@@ -14,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   banger vm logs calm-otter
   banger vm logs -f calm-otter
+  banger vm logs --tail 20 --engine calm-otter
   banger vm logs --boot calm-otter";
 
 #[derive(Debug, Args)]
@@ -25,6 +26,9 @@ pub(crate) struct Logs {
     /// Go on printing what comes
     #[arg(long, short)]
     follow: bool,
+    /// Print only this many of the last lines, before what comes
+    #[arg(long, short = 'n', value_name = "N")]
+    tail: Option<u64>,
     #[command(flatten)]
     which: Which,
 }
@@ -51,7 +55,11 @@ impl Logs {
             (false, false) => LogKind::Console,
         };
         let client = settings.connect().await?;
-        let mut log = match client.logs(&self.vm, kind, self.follow).await {
+        let log = match self.tail {
+            Some(lines) => client.logs_tail(&self.vm, kind, self.follow, lines).await,
+            None => client.logs(&self.vm, kind, self.follow).await,
+        };
+        let mut log = match log {
             Ok(log) => log,
             Err(error) => return Err(near::explain(&client, &self.vm, error).await),
         };

@@ -43,10 +43,10 @@ impl Run {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let mut signals = Signals::listen()?;
         let request = request(&self.exec);
-        let client = settings.connect().await?;
+        let client = signals.or(settings.connect()).await?;
         // Held to the end of this process, whatever that is: the daemon deletes the VM then.
         let lease = match self.rm {
-            true => Some(client.lease().await?),
+            true => Some(signals.or(client.lease()).await?),
             false => None,
         };
         let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));

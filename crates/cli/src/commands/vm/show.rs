@@ -1,8 +1,14 @@
 //! `banger vm show`
 
+use std::time::Duration;
+
+use banger_client::Client;
+use banger_proto::agent::Health;
+use banger_proto::api::{Vm, VmState};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use crate::args::Json;
 use crate::complete;
@@ -11,6 +17,9 @@ use crate::near;
 use crate::output::{print, print_json};
 use crate::render::vm::vm_text;
 use crate::settings::Settings;
+
+/// How long the guest may take to tell of itself before the rest is shown without that.
+const GUEST_LIMIT: Duration = Duration::from_secs(2);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,8 +45,21 @@ impl Show {
         };
         match self.json.json {
             true => print_json(&vm)?,
-            false => print(&vm_text(&vm, Timestamp::now(), settings.ui.data_style))?,
+            false => {
+                let guest = guest(&client, &vm).await;
+                let style = settings.ui.data_style;
+                print(&vm_text(&vm, guest.as_ref(), Timestamp::now(), style))?;
+            }
         }
         Ok(0)
     }
+}
+
+/// What the agent of a running VM tells, if it does.
+async fn guest(client: &Client, vm: &Vm) -> Option<Health> {
+    if vm.state != VmState::Running {
+        return None;
+    }
+    let asked = timeout(GUEST_LIMIT, client.vm_health(vm.id.as_str())).await;
+    asked.ok()?.ok()?.agent
 }

@@ -1,0 +1,135 @@
+//! `banger vm prune`
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use banger_client::{Client, ClientError};
+use banger_proto::api::{Operation, Vm};
+use banger_proto::error::{ApiError, ErrorKind};
+use clap::Args;
+use jiff::Timestamp;
+
+use super::each::{Each, Words};
+use super::list::is_down;
+use crate::args::{Json, Quiet};
+use crate::failure::{Failure, Outcome};
+use crate::filter::Filters;
+use crate::output::{print, print_json};
+use crate::render::vm::vm_table;
+use crate::settings::Settings;
+use crate::signals::Signals;
+
+const EXAMPLES: &str = "\
+Examples:
+  banger vm prune --dry-run
+  banger vm prune --filter label=team=a --filter 'name=test-*'
+  banger vm prune --yes
+
+Deletes the VMs that are created, stopped or failed, with their disks. It asks first; without
+a terminal it needs --yes.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Prune {
+    #[command(flatten)]
+    filters: Filters,
+    /// Do not ask
+    #[arg(long, short, visible_alias = "force")]
+    yes: bool,
+    /// Only list what would be deleted
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    json: Json,
+    #[command(flatten)]
+    quiet: Quiet,
+}
+
+impl Prune {
+    pub(crate) async fn run(self, settings: &Settings) -> Outcome {
+        let mut signals = Signals::listen()?;
+        let client = signals.or(settings.connect()).await?;
+        let mut vms = client.vms().await?;
+        vms.retain(|vm| is_down(vm.state) && self.filters.match_vm(vm));
+        if self.dry_run || vms.is_empty() {
+            return self.show(settings, &vms);
+        }
+        if !self.yes {
+            drop(signals);
+            if !confirmed(&vms)? {
+                settings.ui.note("nothing is deleted");
+                return Ok(0);
+            }
+            signals = Signals::listen()?;
+        }
+        let each = Each {
+            vms: vms.iter().map(|vm| vm.name.to_string()).collect(),
+            json: self.json,
+            quiet: self.quiet,
+        };
+        let words = Words {
+            going_on: "deleting",
+            done: "deleted",
+        };
+        each.run_with(settings, &client, &mut signals, words, delete_leftover)
+            .await
+    }
+
+    fn show(&self, settings: &Settings, vms: &[Vm]) -> Outcome {
+        match (self.json.json, vms) {
+            (true, _) => print_json(vms)?,
+            (false, []) => settings.ui.note("there is nothing to prune"),
+            (false, _) => print(&vm_table(vms, Timestamp::now()))?,
+        }
+        Ok(0)
+    }
+}
+
+/// Looks again before it deletes: somebody may have started it while the user thought.
+async fn delete_leftover(client: &Client, vm: &str) -> Result<Operation, ClientError> {
+    let now = client.vm(vm).await?;
+    match is_down(now.state) {
+        true => client.delete_vm(now.id.as_str()).await,
+        false => Err(ClientError::Api(ApiError::new(
+            ErrorKind::Conflict,
+            format!("VM `{vm}` is {} by now, so it stays", now.state),
+        ))),
+    }
+}
+
+/// Shows what would go, and asks. A signal ends the process, as nothing has begun.
+fn confirmed(vms: &[Vm]) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        let error = ApiError::new(
+            ErrorKind::Precondition,
+            format!(
+                "there is no terminal to ask on whether to delete {} VMs",
+                vms.len()
+            ),
+        );
+        return Err(error
+            .with_hint("`--yes` deletes without asking, `--dry-run` lists what would go")
+            .into());
+    }
+    let mut stderr = io::stderr();
+    let question = format!(
+        "{}delete {} disks? [y/N] ",
+        vm_table(vms, Timestamp::now()),
+        match vms.len() {
+            1 => "this VM with all that is on its".to_owned(),
+            count => format!("these {count} VMs with all that is on their"),
+        }
+    );
+    let asked = stderr
+        .write_all(question.as_bytes())
+        .and_then(|()| stderr.flush());
+    asked.map_err(|error| Failure::system("could not ask", &error))?;
+    let mut answer = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::system("could not read the answer", &error))?;
+    Ok(matches!(
+        answer.trim().to_ascii_lowercase().as_str(),
+        "y" | "yes"
+    ))
+}
