@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod crash;
 pub mod install;
 pub mod lint;
 pub mod quickstart;

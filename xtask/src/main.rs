@@ -25,6 +25,8 @@ cargo xtask COMMAND
   test [--only STAGE]...     everything that must hold
        [--fresh]             make the image for the tests again
   smoke                      one real VM
+  crash [--rounds N] [--seed S] [--engine fake|qemu]
+                             kill the daemon at random moments, and look for losses and leaks
   bench create [--runs N] [--image NAME]
                              times of `vm create` as JSON
   bench all [--runs N] [--image NAME] [--only B1]... [--json FILE]
@@ -59,6 +61,7 @@ fn run() -> Result<ExitCode> {
         "lint" => commands::lint::run(&workspace, arguments),
         "test" => commands::test::run(&workspace, arguments),
         "bench" => commands::bench::run(&workspace, arguments),
+        "crash" => commands::crash::run(&workspace, arguments),
         "smoke" => commands::smoke::run(&workspace, arguments),
         "help" => {
             print!("{HELP}");

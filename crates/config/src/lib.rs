@@ -5,6 +5,7 @@
 pub mod bounds;
 pub mod defaults;
 pub mod file;
+pub mod instance;
 pub mod judge;
 pub mod paths;
 

@@ -5,10 +5,12 @@ use std::fmt::Display;
 use std::path::Path;
 
 use banger_config::defaults::{self, HostResources, Resolved};
-use banger_config::{Config, Paths};
+use banger_config::{Config, Paths, instance};
 use banger_proto::doctor::{Check, CheckStatus, Report};
+use banger_proto::id::InstanceId;
 
 use crate::host;
+use crate::store::schema;
 
 /// Makes every check. Blocks for some hundred milliseconds: tools are asked for their versions.
 pub fn report() -> Report {
@@ -85,13 +87,17 @@ fn checks() -> Vec<Check> {
             Config::default()
         }
     };
+    checks.push(database(&paths));
     checks.extend(banger_engine::checks(config.qemu_bin.as_deref()));
     checks.extend(banger_image::checks(&host::store_config(
         &paths,
         &config,
         host::agent(),
     )));
-    match host::network_config(&paths, &config) {
+    // Without one yet any will do: the checks ask what the host allows.
+    let instance = instance::read(&paths.instance()).ok().flatten();
+    let instance = instance.unwrap_or_else(InstanceId::new);
+    match host::network_config(&paths, &instance, &config) {
         Ok(network) => checks.extend(banger_net::checks(&network)),
         Err(error) => checks.push(Check::fail(
             "net.config",
@@ -102,6 +108,27 @@ fn checks() -> Vec<Check> {
     }
     checks.extend(default_sizes(&config));
     checks
+}
+
+/// Whether damaged databases are kept.
+fn database(paths: &Paths) -> Check {
+    const ID: &str = "state.database";
+    const TITLE: &str = "database";
+    let path = paths.database();
+    let kept = schema::damaged_ones(&path);
+    let Some(newest) = kept.last() else {
+        return Check::pass(ID, TITLE, path.display().to_string());
+    };
+    let detail = format!(
+        "it was damaged, and is kept as {}; VMs were brought back as their own directories \
+         describe them",
+        newest.display()
+    );
+    let fix = format!(
+        "see whether `banger vm list` shows all your VMs, then: rm {}.damaged-*",
+        path.display()
+    );
+    Check::warn(ID, TITLE, detail, fix)
 }
 
 /// Whether banger may write to a directory, or make it.

@@ -1,16 +1,54 @@
 //! Lets a test make any stage of a start fail, hang, or take the daemon down, before the
-//! stage and half-way through it. Without the feature `faults` nothing of this is built.
+//! stage and half-way through it; and take it down between the steps of a release, or around
+//! what is written down. Without the feature `faults` nothing of this is built.
 
 use crate::vm::stage::{Moment, Stage, StageError};
+
+/// A step that is no stage of a start, around which the daemon can be taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// What a VM is, in its directory.
+    Record,
+    /// How its machine is found again.
+    Handles,
+    /// A change of the database. It can fail as well, as on a full disk.
+    Row,
+    /// A release: its half is when the machine has ended, and the network has not.
+    Release,
+    /// A release's files: their half is when the record is gone, and the directory is not.
+    Files,
+}
+
+impl Step {
+    /// Every step.
+    pub const ALL: [Self; 5] = [
+        Self::Record,
+        Self::Handles,
+        Self::Row,
+        Self::Release,
+        Self::Files,
+    ];
+
+    /// The step's name in a fault.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::Handles => "handles",
+            Self::Row => "row",
+            Self::Release => "release",
+            Self::Files => "files",
+        }
+    }
+}
 
 #[cfg(not(any(test, feature = "faults")))]
 pub use absent::Faults;
 #[cfg(any(test, feature = "faults"))]
-pub use present::{Effect, Fault, Faults, InvalidFault};
+pub use present::{Effect, Fault, Faults, InvalidFault, Point};
 
 #[cfg(not(any(test, feature = "faults")))]
 mod absent {
-    use super::{Moment, Stage, StageError};
+    use super::{Moment, Stage, StageError, Step};
 
     /// No faults.
     #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +63,10 @@ mod absent {
         pub(crate) async fn pass(self, _: Stage, _: Moment) -> Result<(), StageError> {
             Ok(())
         }
+
+        pub(crate) fn step(self, _: Step, _: Moment) -> bool {
+            false
+        }
     }
 }
 
@@ -33,7 +75,7 @@ mod present {
     use std::str::FromStr;
     use std::sync::{Arc, Mutex};
 
-    use super::{Moment, Stage, StageError};
+    use super::{Moment, Stage, StageError, Step};
 
     /// Name of the environment variable that plants a fault in a daemon.
     pub const VARIABLE: &str = "BANGER_FAULT";
@@ -49,20 +91,41 @@ mod present {
         Kill,
     }
 
-    /// Where a fault is, and what it does. As text: `fail:disks:half`.
+    /// Where a fault can be.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Point {
+        /// In a stage of a start.
+        Stage(Stage),
+        /// In another step.
+        Step(Step),
+    }
+
+    impl Point {
+        fn from_word(word: &str) -> Option<Self> {
+            let stage = Stage::ALL.into_iter().find(|stage| stage.as_str() == word);
+            let step = Step::ALL.into_iter().find(|step| step.as_str() == word);
+            stage.map(Self::Stage).or(step.map(Self::Step))
+        }
+    }
+
+    /// Where a fault is, and what it does. As text: `fail:disks:half`, or `kill:row:before:3`
+    /// for the third time only.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Fault {
         /// What happens.
         pub effect: Effect,
-        /// In which stage.
-        pub stage: Stage,
-        /// Before it or half-way through it.
+        /// Where.
+        pub point: Point,
+        /// Before it or half-way through it; after a step that has no half.
         pub moment: Moment,
+        /// How often the point is passed before the fault is met, at that time and never again.
+        /// 0: it is met each time.
+        pub after: u32,
     }
 
     /// The text is not a fault.
     #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-    #[error("a fault is (fail|hang|kill):<stage>:(before|half)")]
+    #[error("a fault is (fail|hang|kill):<stage or step>:(before|half)[:<which time>]")]
     pub struct InvalidFault;
 
     impl FromStr for Fault {
@@ -76,19 +139,28 @@ mod present {
                 Some("kill") => Effect::Kill,
                 _ => return Err(InvalidFault),
             };
-            let stage = words
+            let point = words
                 .next()
-                .and_then(|word| Stage::ALL.into_iter().find(|stage| stage.as_str() == word))
+                .and_then(Point::from_word)
                 .ok_or(InvalidFault)?;
-            let moment = match (words.next(), words.next()) {
-                (Some("before"), None) => Moment::Before,
-                (Some("half"), None) => Moment::HalfWay,
+            let moment = match words.next() {
+                Some("before") => Moment::Before,
+                Some("half") => Moment::HalfWay,
                 _ => return Err(InvalidFault),
+            };
+            let after = match (words.next(), words.next()) {
+                (None, _) => 0,
+                (Some(number), None) => match number.parse() {
+                    Ok(0) | Err(_) => return Err(InvalidFault),
+                    Ok(number) => number,
+                },
+                (Some(_), Some(_)) => return Err(InvalidFault),
             };
             Ok(Self {
                 effect,
-                stage,
+                point,
                 moment,
+                after,
             })
         }
     }
@@ -116,27 +188,48 @@ mod present {
         }
 
         pub(crate) async fn pass(&self, stage: Stage, moment: Moment) -> Result<(), StageError> {
-            let planted = *self.0.lock().expect("no holder of this lock panics");
-            match planted.filter(|fault| fault.stage == stage && fault.moment == moment) {
+            match self.met(Point::Stage(stage), moment) {
                 None => Ok(()),
-                Some(Fault {
-                    effect: Effect::Fail,
-                    ..
-                }) => Err(StageError::Planted),
-                Some(Fault {
-                    effect: Effect::Hang,
-                    ..
-                }) => std::future::pending().await,
-                Some(Fault {
-                    effect: Effect::Kill,
-                    ..
-                }) => {
-                    let own = rustix::process::getpid();
-                    let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
-                    std::future::pending().await
+                Some(Effect::Fail) => Err(StageError::Planted),
+                Some(Effect::Hang) => std::future::pending().await,
+                Some(Effect::Kill) => die(),
+            }
+        }
+
+        /// Whether the step is to fail.
+        pub(crate) fn step(&self, step: Step, moment: Moment) -> bool {
+            match self.met(Point::Step(step), moment) {
+                None | Some(Effect::Hang) => false,
+                Some(Effect::Fail) => true,
+                Some(Effect::Kill) => die(),
+            }
+        }
+
+        fn met(&self, point: Point, moment: Moment) -> Option<Effect> {
+            let mut planted = self.0.lock().expect("no holder of this lock panics");
+            let fault = planted
+                .as_mut()
+                .filter(|fault| fault.point == point && fault.moment == moment)?;
+            let effect = fault.effect;
+            match fault.after {
+                0 => Some(effect),
+                1 => {
+                    *planted = None;
+                    Some(effect)
+                }
+                _ => {
+                    fault.after -= 1;
+                    None
                 }
             }
         }
+    }
+
+    /// As by SIGKILL, because it is.
+    fn die() -> ! {
+        let own = rustix::process::getpid();
+        let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+        unreachable!("SIGKILL is not survived")
     }
 
     #[cfg(test)]
@@ -147,16 +240,31 @@ mod present {
         fn a_fault_is_written_as_three_words() {
             let fault = Fault {
                 effect: Effect::Hang,
-                stage: Stage::Network,
+                point: Point::Stage(Stage::Network),
                 moment: Moment::HalfWay,
+                after: 0,
             };
             assert_eq!("hang:network:half".parse(), Ok(fault));
+            let third = Fault {
+                effect: Effect::Fail,
+                point: Point::Step(Step::Row),
+                moment: Moment::Before,
+                after: 3,
+            };
+            assert_eq!("fail:row:before:3".parse(), Ok(third));
+            let faults = Faults(Arc::new(Mutex::new(Some(third))));
+            let failed: Vec<bool> = (0..5)
+                .map(|_| faults.step(Step::Row, Moment::Before))
+                .collect();
+            assert_eq!(failed, [false, false, true, false, false]);
             for text in [
                 "",
                 "fail",
                 "fail:disks",
                 "fail:x:half",
                 "fail:disks:half:",
+                "fail:disks:half:0",
+                "fail:disks:half:1:1",
                 "x:disks:half",
             ] {
                 assert_eq!(text.parse::<Fault>(), Err(InvalidFault), "{text}");

@@ -8,7 +8,11 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
+use banger_proto::id::{RequestId, SHORT_LEN};
 use banger_proto::size::ByteSize;
+
+/// Stands between a file's name and the digits of its draft.
+const DRAFT: &str = ".draft-";
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +95,47 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
         .inspect_err(|_| drop(fs::remove_file(&draft)))
 }
 
+/// Writes a private file that must outlive a power cut: it is on the disk, whole and under its
+/// name, when this returns.
+///
+/// # Errors
+/// It cannot be written; what was there before is still there.
+pub fn write_durable(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let draft = draft_of(path);
+    write_new(&draft, content)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| fs::rename(&draft, path))
+        .map_err(FileError::new("write", path))
+        .inspect_err(|_| drop(fs::remove_file(&draft)))?;
+    let directory = path.parent().unwrap_or(path);
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(FileError::new("write", path))
+}
+
+/// Removes what dead writers have left beside the files of `directory`. Nobody may write there
+/// meanwhile.
+///
+/// # Errors
+/// The directory cannot be read, or a draft stays.
+pub fn remove_drafts(directory: &Path) -> Result<(), FileError> {
+    let failed = |error| FileError::new("read the directory", directory)(error);
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if is_draft(&entry.file_name().to_string_lossy()) {
+            remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file of this name is one that was being written and has not got its name yet.
+pub fn is_draft(name: &str) -> bool {
+    name.rsplit_once(DRAFT).is_some_and(|(name, id)| {
+        !name.is_empty() && id.len() == SHORT_LEN && id.bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
+
 /// Writes a private file unless there is one; says whether it did. Of several writers at
 /// once exactly one succeeds, and nobody ever reads half a file, also after a power cut.
 ///
@@ -150,7 +195,7 @@ fn tolerate_absence(result: io::Result<()>) -> io::Result<()> {
 
 fn draft_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", banger_proto::id::RequestId::new().short()));
+    name.push(format!("{DRAFT}{}", RequestId::new().short()));
     PathBuf::from(name)
 }
 
@@ -189,6 +234,28 @@ mod tests {
         assert!(!write_private_once(&path, b"three").unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_durable_file_replaces_the_one_before_and_dead_drafts_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vm.json");
+        write_durable(&path, b"one").unwrap();
+        write_durable(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        let draft = draft_of(&path);
+        assert!(is_draft(&draft.file_name().unwrap().to_string_lossy()));
+        fs::write(&draft, b"thr").unwrap();
+        remove_drafts(dir.path()).unwrap();
+        assert_eq!(names(dir.path()), ["vm.json"]);
+        for other in [
+            "vm.json",
+            ".draft-0123456789ab",
+            "notes.draft-one",
+            "a.0123456789ab",
+        ] {
+            assert!(!is_draft(other), "{other}");
+        }
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl Fleet {
         &self.host
     }
 
+    /// Number of slots that the network has.
+    pub fn slots(&self) -> u16 {
+        self.slots
+    }
+
     /// Brings in a VM that has a row.
     pub fn bring_in(&self, row: VmRow, origin: Origin) -> Handle {
         let id = row.id.clone();

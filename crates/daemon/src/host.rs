@@ -11,14 +11,18 @@ use banger_config::paths::companion;
 use banger_config::{Config, Paths, defaults};
 use banger_image::{Store, StoreConfig};
 use banger_net::{InvalidConfig, Network, NetworkConfig};
+use banger_proto::id::{InstanceId, VmId};
 
 use crate::engines::Engines;
 use crate::events::Events;
 use crate::faults::Faults;
 use crate::files::{self, FileError};
+use crate::instance;
 use crate::leases::Leases;
 use crate::operations::Operations;
 use crate::store::{Database, StoreError};
+use crate::vm::plan::Layout;
+use crate::warnings::{Topic, Warnings};
 
 /// The environment must say `1` here for the fake engine to be had.
 pub const FAKE_VARIABLE: &str = "BANGER_TEST_FAKE";
@@ -86,6 +90,8 @@ impl Surroundings {
 pub struct Host {
     /// Where everything is.
     pub paths: Paths,
+    /// Whose the things on this host are.
+    pub instance: InstanceId,
     /// What the user wants.
     pub config: Config,
     /// The name of this host.
@@ -110,6 +116,8 @@ pub struct Host {
     pub operations: Operations,
     /// Clients that VMs hang on.
     pub leases: Leases,
+    /// What is odd and lasts.
+    pub warnings: Warnings,
     /// Faults that a test has planted.
     pub faults: Faults,
 }
@@ -134,7 +142,8 @@ impl Host {
         ] {
             files::make_private_directory(directory)?;
         }
-        let network_config = network_config(&paths, &config)?;
+        let instance = instance::load(&paths)?;
+        let network_config = network_config(&paths, &instance, &config)?;
         let Surroundings {
             agent,
             fake_allowed,
@@ -147,10 +156,20 @@ impl Host {
             fake_allowed,
         );
         let resources = HostResources::read();
+        let (database, damaged) = Database::open(&paths.database())?;
+        let warnings = Warnings::default();
+        if let Some(kept) = damaged {
+            let text = format!(
+                "the database was damaged: it is kept as `{}`, and VMs were brought back as \
+                 their own directories describe them",
+                kept.display()
+            );
+            warnings.add(Topic::Database, text);
+        }
         let node = node();
         let events = Events::new(&node);
         Ok(Self {
-            database: Database::open(&paths.database())?,
+            database: database.with_faults(faults.clone()),
             images: Store::open(store_config(&paths, &config, agent))?,
             engines,
             network: Network::new(network_config.clone())?,
@@ -158,13 +177,20 @@ impl Host {
             operations: Operations::new(&node, events.clone()),
             events,
             leases: Leases::default(),
+            warnings,
             faults,
             defaults: defaults::resolve(&config.vm_defaults, resources),
             resources,
             node,
+            instance,
             paths,
             config,
         })
+    }
+
+    /// Where everything of the VM `id` in `slot` is.
+    pub fn layout(&self, id: &VmId, slot: u16) -> Layout {
+        Layout::of(&self.paths, &self.instance, id, slot)
     }
 
     /// The user's private ssh key for VMs.
@@ -198,10 +224,14 @@ pub fn store_config(paths: &Paths, config: &Config, agent: PathBuf) -> StoreConf
 ///
 /// # Errors
 /// This program does not know where it is.
-pub fn network_config(paths: &Paths, config: &Config) -> Result<NetworkConfig, HostError> {
+pub fn network_config(
+    paths: &Paths,
+    instance: &InstanceId,
+    config: &Config,
+) -> Result<NetworkConfig, HostError> {
     let own = std::env::current_exe().map_err(HostError::OwnProgram)?;
     Ok(NetworkConfig {
-        instance: paths.instance(),
+        instance: instance.clone(),
         bridge: (config.cidr.bridge(), config.cidr.prefix()),
         runtime_dir: paths.runtime.clone(),
         log_dir: paths.logs(),

@@ -18,12 +18,15 @@ pub mod files;
 pub mod fleet;
 pub mod guest;
 pub mod host;
+pub mod instance;
+pub mod leaks;
 pub mod leases;
 pub mod operations;
 pub mod reconcile;
 pub mod server;
 pub mod store;
 pub mod vm;
+pub mod warnings;
 
 use banger_proto::api::Version;
 

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use banger_daemon::{NET_HOLDER, doctor, server};
+use banger_config::{Config, Paths};
+use banger_daemon::{NET_HOLDER, doctor, leaks, server};
 use banger_proto::doctor::CheckStatus;
 use banger_proto::error::ApiError;
 use serde::Serialize;
@@ -15,6 +16,8 @@ bangerd owns your VMs. `banger` starts it when it is needed.
 
 usage: bangerd                    serve in the foreground
        bangerd doctor [--json]    check what VMs need of this host
+       bangerd doctor --leaks [--json]
+                                  find what was left over on this host
        bangerd version [--json]
 ";
 
@@ -32,6 +35,8 @@ fn main() -> ExitCode {
         [] => serve(),
         ["doctor"] => diagnose(false),
         ["doctor", "--json"] => diagnose(true),
+        ["doctor", "--leaks"] => find_leaks(false),
+        ["doctor", "--leaks", "--json"] => find_leaks(true),
         ["version"] => {
             print(&format!("bangerd {}\n", banger_proto::VERSION));
             ExitCode::SUCCESS
@@ -89,6 +94,37 @@ fn diagnose(json: bool) -> ExitCode {
     match report.worst() {
         CheckStatus::Fail => ExitCode::FAILURE,
         CheckStatus::Pass | CheckStatus::Warn => ExitCode::SUCCESS,
+    }
+}
+
+/// Fails if something has no owner, or could not be looked at.
+fn find_leaks(json: bool) -> ExitCode {
+    let paths = match Paths::from_env() {
+        Ok(paths) => paths,
+        Err(error) => {
+            complain(&format!("error: {error}\n"));
+            return ExitCode::FAILURE;
+        }
+    };
+    // A config that cannot be read is for the other checks to tell.
+    let config = Config::load(&paths.config_file()).unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let inventory = match runtime {
+        Ok(runtime) => runtime.block_on(leaks::inventory(&paths, &config)),
+        Err(error) => {
+            complain(&format!("error: could not look at the host: {error}\n"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match json {
+        true => print_json(&inventory),
+        false => print(&leaks::render(&inventory)),
+    }
+    match inventory.leaks().next().is_none() && inventory.unseen.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 

@@ -100,21 +100,144 @@ async fn a_vm_whose_lease_died_with_the_daemon_is_deleted() {
 }
 
 #[tokio::test]
-async fn strays_are_swept_and_a_directory_without_a_row_is_left_alone() {
+async fn a_damaged_or_lost_database_takes_no_vm_down_and_loses_none() {
+    let rubbish = "no database ".repeat(1000);
+    for content in [Some(rubbish.as_str()), Some(""), None] {
+        let home = Home::new();
+        let daemon = home.start().await;
+        daemon.run("up").await;
+        daemon.run("down").await;
+        succeeded(&daemon.stop_vm("down").await);
+        let before = daemon.client.vm("up").await.unwrap();
+        daemon.kill().await;
+        for name in ["banger.db", "banger.db-wal", "banger.db-shm"] {
+            let _ = std::fs::remove_file(home.paths().state.join(name));
+        }
+        if let Some(content) = content {
+            std::fs::write(home.paths().database(), content).unwrap();
+        }
+
+        let daemon = home.start().await;
+        let after = daemon.client.vm("up").await.unwrap();
+        assert_eq!(
+            (after.state, after.pid, &after.id),
+            (VmState::Running, before.pid, &before.id)
+        );
+        assert_eq!(
+            (after.memory, after.disk_size),
+            (before.memory, before.disk_size)
+        );
+        assert_eq!(daemon.exec("up", &["true"]).await.code(), 0);
+        let down = daemon.client.vm("down").await.unwrap();
+        assert_eq!(down.state, VmState::Stopped);
+        let warnings = daemon
+            .client
+            .daemon_status()
+            .await
+            .unwrap()
+            .warnings
+            .join("\n");
+        assert!(
+            warnings.contains("`up`") && warnings.contains("`down`"),
+            "{warnings}"
+        );
+
+        let damaged = content.is_some_and(|content| !content.is_empty());
+        assert_eq!(
+            warnings.contains("banger.db.damaged-"),
+            damaged,
+            "{warnings}"
+        );
+        let doctor = soon(home.command().args(["doctor", "--json"]).output())
+            .await
+            .unwrap();
+        let report: banger_proto::doctor::Report = serde_json::from_slice(&doctor.stdout).unwrap();
+        let check = report
+            .checks
+            .iter()
+            .find(|check| check.id == "state.database");
+        let check = check.unwrap();
+        assert_eq!(check.fix.is_some(), damaged, "{check:?}");
+        if damaged {
+            let kept = check
+                .detail
+                .split_whitespace()
+                .find(|word| word.contains(".damaged-"));
+            let kept = kept.unwrap().trim_end_matches(';');
+            assert_eq!(std::fs::read_to_string(kept).unwrap(), rubbish);
+        }
+        succeeded(&daemon.start_vm("down").await);
+        for vm in ["up", "down"] {
+            succeeded(&daemon.delete_vm(vm).await);
+        }
+        home.assert_clean();
+    }
+}
+
+#[tokio::test]
+async fn two_homes_never_touch_each_others_things() {
+    let (one, two) = (Home::new(), Home::new());
+    let daemon = one.start().await;
+    daemon.run("a").await;
+    let running = daemon.client.vm("a").await.unwrap();
+    daemon.kill().await;
+    // Nothing of the first is known to the second, whose daemons sweep at each start.
+    for _ in 0..2 {
+        let other = two.start().await;
+        other.run("a").await;
+        assert_ne!(other.client.vm("a").await.unwrap().pid, running.pid);
+        succeeded(&other.delete_vm("a").await);
+        other.stop().await;
+        two.assert_clean();
+    }
+    let daemon = one.start().await;
+    assert_eq!(daemon.client.vm("a").await.unwrap().pid, running.pid);
+    assert_eq!(daemon.exec("a", &["true"]).await.code(), 0);
+}
+
+#[tokio::test]
+async fn doctor_finds_what_was_left_over_with_and_without_a_daemon() {
+    let leaks = async |home: &Home| {
+        let output = soon(
+            home.command()
+                .args(["doctor", "--leaks", "--json"])
+                .output(),
+        )
+        .await
+        .unwrap();
+        let inventory: banger_proto::doctor::Inventory =
+            serde_json::from_slice(&output.stdout).unwrap();
+        let left: Vec<String> = inventory.leaks().map(|leak| leak.name.clone()).collect();
+        assert_eq!(inventory.unseen, [""; 0]);
+        assert_eq!(output.status.success(), left.is_empty());
+        (inventory.things.len(), left)
+    };
     let home = Home::new();
+    assert_eq!(leaks(&home).await, (0, Vec::new()));
     let daemon = home.start().await;
     daemon.run("a").await;
+    let (things, left) = leaks(&home).await;
+    assert_eq!(left, [""; 0]);
+    assert!(things > 8, "{things}");
+
+    // A file and a directory that nobody has, and a disk that is gone.
     let vm = daemon.client.vm("a").await.unwrap();
+    let state = home.paths().state;
+    let stranger = home.paths().vms().join("0123456789abcdef0123456789abcdef");
+    std::fs::create_dir(&stranger).unwrap();
+    std::fs::write(state.join("notes"), "").unwrap();
+    let disk = home.paths().vms().join(vm.id.as_str()).join("system.ext4");
+    std::fs::remove_file(&disk).unwrap();
+    let expected = [stranger, state.join("notes"), disk].map(|path| path.display().to_string());
+    let (_, mut left) = leaks(&home).await;
+    left.sort_by_key(|name| expected.iter().position(|expected| expected == name));
+    assert_eq!(left, expected);
+
     daemon.kill().await;
-    // As if the database had been lost.
-    for name in ["banger.db", "banger.db-wal", "banger.db-shm"] {
-        let _ = std::fs::remove_file(home.paths().state.join(name));
-    }
-    let daemon = home.start().await;
-    assert!(daemon.client.vms().await.unwrap().is_empty());
-    let directory = home.paths().vms().join(vm.id.as_str());
-    assert_eq!(home.leftovers(), [directory.display().to_string()]);
-    assert!(directory.join("work.ext4").is_file());
+    let (_, left) = leaks(&home).await;
+    // And the socket of the daemon that was killed.
+    assert_eq!(left.len(), 4, "{left:?}");
+    assert!(left.contains(&home.paths().socket().display().to_string()));
 }
 
 #[tokio::test]
@@ -146,22 +269,21 @@ async fn a_stale_socket_is_replaced() {
 
 #[tokio::test]
 async fn what_stops_a_daemon_from_starting_is_told_on_its_first_line() {
-    let broken = |config: &str, database: Option<&str>| {
+    let broken = |config: &str, database_is_directory: bool| {
         let home = Home::new();
         let paths = home.paths();
         for directory in [&paths.config, &paths.state] {
             std::fs::create_dir_all(directory).unwrap();
         }
         std::fs::write(paths.config_file(), config).unwrap();
-        if let Some(content) = database {
-            std::fs::write(paths.database(), content).unwrap();
+        if database_is_directory {
+            std::fs::create_dir(paths.database()).unwrap();
         }
         home
     };
-    let rubbish = "no database ".repeat(1000);
     for (home, words) in [
-        (broken("vmmm = \"qemu\"", None), "did you mean `vmm`"),
-        (broken("", Some(&rubbish)), "is damaged"),
+        (broken("vmmm = \"qemu\"", false), "did you mean `vmm`"),
+        (broken("", true), "could not open the database"),
     ] {
         let output = soon(home.command().stderr(Stdio::null()).output())
             .await

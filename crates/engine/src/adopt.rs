@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use banger_proto::api::EngineKind;
 
-use crate::process::marked;
+use crate::process::{Look, Presence, Process};
 use crate::{AdoptError, Machine, MachineHandle, Place, fake, qemu};
 
-/// Finds the running machine of `place`, which an engine of this kind launched: by what
-/// `handle` remembers of it, or by its mark where there is no (true) handle. `None`: it does
-/// not run. The engine need not be installed any more.
+/// Takes over the machine of `place`, which an engine of this kind launched, as `look` shows
+/// it: by what `handle` remembers of it, or by its mark where there is no (true) handle.
+/// `None`: it does not run. The engine need not be installed any more.
 ///
 /// # Errors
 /// Whether it runs cannot be told, or this build has no driver for it.
@@ -17,11 +17,17 @@ pub async fn adopt(
     kind: EngineKind,
     place: &Place,
     handle: Option<&MachineHandle>,
+    look: &Look,
 ) -> Result<Option<Arc<dyn Machine>>, AdoptError> {
     if kind == EngineKind::Firecracker {
         return Err(AdoptError::NotBuilt(kind));
     }
-    let Some(process) = marked::find(place, handle).map_err(AdoptError::Processes)? else {
+    let process = match look.presence(place, handle) {
+        Presence::Absent => return Ok(None),
+        Presence::Unknown { pid } => return Err(AdoptError::Unknown { pid }),
+        Presence::Runs(process) => process,
+    };
+    let Some(process) = Process::open(&process).map_err(AdoptError::Processes)? else {
         return Ok(None);
     };
     let place = place.clone();

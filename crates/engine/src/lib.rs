@@ -34,6 +34,6 @@ pub use machine::{
 };
 pub use place::{InvalidMark, Mark, Place};
 pub use qemu::{Qemu, QemuMissing};
-pub use release::release;
+pub use release::{release, release_seen};
 pub use spec::{Access, Disk, MachineSpec, Nic};
 pub use tail::tail;

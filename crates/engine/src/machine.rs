@@ -225,6 +225,15 @@ pub enum AdoptError {
     /// The host's processes cannot be looked at.
     #[error("could not look for the machine's process")]
     Processes(#[source] io::Error),
+    /// A process seems to be its, and what it is may not be read.
+    #[error(
+        "process {pid} may be its engine, but its environment may not be read: that takes the \
+         capability CAP_SYS_PTRACE"
+    )]
+    Unknown {
+        /// The process.
+        pid: u32,
+    },
     /// This build has no driver for the engine that runs it.
     #[error("this version of banger has no driver for the engine `{0}`")]
     NotBuilt(EngineKind),

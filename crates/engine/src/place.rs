@@ -4,13 +4,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use banger_proto::id::VmId;
+use banger_proto::id::{InstanceId, VmId};
 
 /// Where the machine of one VM lives on the host. Every path follows from these fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Tells the daemons of one host apart: four hex digits.
-    pub instance: String,
+    /// Whose daemon's it is.
+    pub instance: InstanceId,
     /// The VM's slot.
     pub slot: u16,
     /// The VM.
@@ -32,7 +32,8 @@ impl Place {
         }
     }
 
-    /// What the engine's process is told to call the machine, where it takes a name.
+    /// What the engine's process is told to call the machine, where it takes a name. Everybody
+    /// may read it, so it is as good as the mark to tell whose the process is.
     pub(crate) fn machine_name(&self) -> String {
         format!("banger-{}-{}", self.instance, self.slot)
     }
@@ -62,8 +63,8 @@ impl Place {
 /// `BANGER_MARK=<instance>/<slot>/<vm>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mark {
-    /// Which daemon's: four hex digits.
-    pub instance: String,
+    /// Which daemon's.
+    pub instance: InstanceId,
     /// The VM's slot.
     pub slot: u16,
     /// The VM.
@@ -97,7 +98,7 @@ impl FromStr for Mark {
             return Err(InvalidMark);
         };
         Ok(Self {
-            instance: instance.to_owned(),
+            instance: instance.parse().map_err(|_| InvalidMark)?,
             slot: slot.parse().map_err(|_| InvalidMark)?,
             vm: vm.parse().map_err(|_| InvalidMark)?,
         })
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn a_mark_parses_back() {
         let mark = Mark {
-            instance: "1f2e".to_owned(),
+            instance: InstanceId::new(),
             slot: 7,
             vm: VmId::new(),
         };
@@ -128,6 +129,7 @@ mod tests {
             "1f2e/7/abc",
             "a/1/b/c",
             "1f2e/99999/0",
+            "1f2e/7/0123456789abcdef0123456789abcdef",
         ] {
             assert_eq!(text.parse::<Mark>(), Err(InvalidMark), "{text}");
         }

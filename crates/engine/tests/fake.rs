@@ -12,7 +12,7 @@ use banger_engine::{
     Access, Activity, ControlError, Engine, ExitCause, Fake, LaunchError, Mark, process,
 };
 use banger_proto::agent::DiskRole;
-use support::{Home, session};
+use support::{Home, look, session};
 
 /// Longest wait for anything in here.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -112,7 +112,7 @@ async fn an_agent_is_adopted_by_its_mark() {
     let fake = fake_or_skip!();
     let home = Home::new();
     let first = in_time(fake.launch(home.spec(&[]))).await.unwrap();
-    let second = banger_engine::adopt(fake.kind(), &home.place, None)
+    let second = banger_engine::adopt(fake.kind(), &home.place, None, &look())
         .await
         .unwrap()
         .unwrap();

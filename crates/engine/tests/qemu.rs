@@ -15,7 +15,7 @@ use banger_engine::{
     Access, Activity, ControlError, Engine, ExitCause, LaunchError, MachineHandle, Qemu, process,
 };
 use banger_proto::agent::DiskRole;
-use support::{HELLO, Home, IDLE, POWER_OFF, RESET, has_open, session, status};
+use support::{HELLO, Home, IDLE, POWER_OFF, RESET, has_open, look, session, status};
 
 /// Longest wait for anything in here.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -319,7 +319,7 @@ async fn launcher() {
     spec.place.log_dir = directory.into();
     let file = fs::read_to_string(spec.place.log_dir.join("place")).unwrap();
     let (instance, vm) = file.split_once(' ').unwrap();
-    spec.place.instance = instance.to_owned();
+    spec.place.instance = instance.parse().unwrap();
     spec.place.vm = vm.parse().unwrap();
     spec.place.runtime_dir = spec.place.log_dir.clone();
     let log_dir = spec.place.log_dir.clone();
@@ -359,13 +359,13 @@ async fn a_machine_outlives_its_daemon_and_is_adopted_by_the_next() {
         ..handle.clone()
     };
     for known in [Some(&handle), None, Some(&stale)] {
-        let machine = banger_engine::adopt(qemu.kind(), &home.place, known)
+        let machine = banger_engine::adopt(qemu.kind(), &home.place, known, &look())
             .await
             .unwrap()
             .unwrap();
         assert_eq!(machine.handle(), &handle);
     }
-    let machine = banger_engine::adopt(qemu.kind(), &home.place, Some(&handle))
+    let machine = banger_engine::adopt(qemu.kind(), &home.place, Some(&handle), &look())
         .await
         .unwrap()
         .unwrap();
@@ -379,7 +379,7 @@ async fn a_machine_outlives_its_daemon_and_is_adopted_by_the_next() {
     killed.unwrap();
     assert_eq!(exit.cause, ExitCause::Killed { signal: Some(9) });
     assert!(
-        banger_engine::adopt(qemu.kind(), &home.place, Some(&handle))
+        banger_engine::adopt(qemu.kind(), &home.place, Some(&handle), &look())
             .await
             .unwrap()
             .is_none()

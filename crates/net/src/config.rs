@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use banger_proto::id::InstanceId;
+
 /// Everything the network needs to know of its surroundings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
-    /// Four lower-case hex digits that tell this state directory from others.
-    pub instance: String,
+    /// Tells this state directory from others.
+    pub instance: InstanceId,
     /// The bridge's address, which is the guests' gateway, and the length of the prefix
     /// that all of them share.
     pub bridge: (Ipv4Addr, u8),
@@ -41,9 +43,6 @@ impl NetworkConfig {
 /// Why no network can be made of a [`NetworkConfig`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {
-    /// Not four hex digits.
-    #[error("`{0}` is not an instance: it is four lower-case hex digits")]
-    Instance(String),
     /// Not a host's address in a network of a usable size.
     #[error(
         "`{0}/{1}` is not a bridge address: \

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::channel::{Channel, SOCKET_PATH_MAX, register};
 use crate::config::{InvalidConfig, NetworkConfig};
-use crate::plan::{Instance, Plan, PlanError, Subnet};
+use crate::plan::{Plan, PlanError, Subnet};
 use crate::protocol::{Answer, Failure, Hello, Request, decode, encode};
 use crate::rules::Reach;
 use crate::start::{self, StartError};
@@ -135,7 +135,6 @@ enum Outcome {
 impl Network {
     /// A handle on the network; starts nothing.
     pub fn new(config: NetworkConfig) -> Result<Self, InvalidConfig> {
-        config.instance.parse::<Instance>()?;
         Subnet::new(config.bridge)?;
         if config.holder.is_empty() {
             return Err(InvalidConfig::Holder);
@@ -361,10 +360,11 @@ async fn wait_until_gone(holder: i32) -> Result<(), ControlError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banger_proto::id::InstanceId;
 
     fn config() -> NetworkConfig {
         NetworkConfig {
-            instance: "1f2e".to_owned(),
+            instance: InstanceId::new(),
             bridge: (std::net::Ipv4Addr::new(172, 16, 0, 1), 24),
             runtime_dir: "/run".into(),
             log_dir: "/log".into(),

@@ -126,6 +126,9 @@ mod tests {
     #[test]
     fn the_rules_name_every_slot() {
         let subnet = Subnet::new(("10.1.2.1".parse().unwrap(), 29)).unwrap();
-        insta::assert_snapshot!(render("1f2e".parse().unwrap(), subnet));
+        insta::assert_snapshot!(render(
+            Instance::of(&"1f2e0000000000000000000000000000".parse().unwrap()),
+            subnet
+        ));
     }
 }

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::InstanceId;
+
 /// The verdict on one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,5 +83,86 @@ impl Report {
             .map(|check| check.status)
             .max()
             .unwrap_or(CheckStatus::Pass)
+    }
+}
+
+/// What kind of thing one of [`Inventory::things`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThingKind {
+    /// A process with banger's mark, or below one.
+    Process,
+    /// A network namespace with its rules.
+    Namespace,
+    /// A tap device.
+    Tap,
+    /// A network interface of the host itself.
+    Interface,
+    /// A mount.
+    Mount,
+    /// A socket.
+    Socket,
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A disk that a VM should have.
+    Disk,
+    /// A row of the database.
+    Row,
+}
+
+impl ThingKind {
+    /// The word in JSON and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Namespace => "namespace",
+            Self::Tap => "tap",
+            Self::Interface => "interface",
+            Self::Mount => "mount",
+            Self::Socket => "socket",
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Disk => "disk",
+            Self::Row => "row",
+        }
+    }
+}
+
+/// One thing on this host that carries banger's marks or lies in its directories.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Thing {
+    /// What it is.
+    pub kind: ThingKind,
+    /// What it is called on the host: a path, a process id with its command, a device's name.
+    pub name: String,
+    /// Whose it is, such as "VM `calm-otter`". `None`: it was left over.
+    pub owner: Option<String>,
+    /// What to do about it, where it has no owner.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub fix: Option<String>,
+}
+
+/// What banger has on this host, of one state directory: `banger doctor --leaks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Version of banger that made it.
+    pub version: String,
+    /// The state directory.
+    pub state_dir: String,
+    /// The id in banger's marks; `None` if no daemon has run yet.
+    pub instance: Option<InstanceId>,
+    /// Everything that was found, by kind and name.
+    pub things: Vec<Thing>,
+    /// What could not be looked at, with the reason.
+    #[serde(default)]
+    pub unseen: Vec<String>,
+}
+
+impl Inventory {
+    /// What has no owner.
+    pub fn leaks(&self) -> impl Iterator<Item = &Thing> {
+        self.things.iter().filter(|thing| thing.owner.is_none())
     }
 }

@@ -82,6 +82,19 @@ id_type!(
     VmId
 );
 id_type!(
+    /// Identifies one state directory and all that its daemons have on a host: made once, and
+    /// kept in the state directory for ever.
+    InstanceId
+);
+
+impl InstanceId {
+    /// The first 32 bits: what stands for the instance where a name has little room.
+    pub fn head(&self) -> u32 {
+        u32::from_str_radix(&self.0[..8], 16).expect("an id is hex digits")
+    }
+}
+
+id_type!(
     /// Identifies an operation: work that goes on after the request that began it.
     OperationId
 );

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use banger_config::Paths;
+use banger_proto::id::InstanceId;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::invocation::pid_exits_within;
@@ -25,7 +26,7 @@ pub struct Process {
 /// Processes whose environment this user may not read are judged by their command line.
 pub fn processes(paths: &Paths, home: &Path) -> Vec<Process> {
     let home_variable = format!("BANGER_HOME={}", home.display());
-    let mark = format!("BANGER_MARK={}/", paths.instance());
+    let mark = instance(paths).map(|instance| format!("BANGER_MARK={instance}/"));
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc is mounted").flatten() {
         let Some(pid) = entry
@@ -40,13 +41,21 @@ pub fn processes(paths: &Paths, home: &Path) -> Vec<Process> {
         let environment = read("environ");
         let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
         let is_ours = environment.split(|byte| *byte == 0).any(|variable| {
-            variable == home_variable.as_bytes() || variable.starts_with(mark.as_bytes())
+            variable == home_variable.as_bytes()
+                || mark
+                    .as_ref()
+                    .is_some_and(|mark| variable.starts_with(mark.as_bytes()))
         }) || command.contains(&*home.to_string_lossy());
         if is_ours {
             found.push(Process { pid, command });
         }
     }
     found
+}
+
+/// The id that this banger has made itself, if it has.
+fn instance(paths: &Paths) -> Option<InstanceId> {
+    banger_config::instance::read(&paths.instance()).expect("it is whole")
 }
 
 /// Kills them all, and returns when they are gone.
@@ -61,7 +70,10 @@ pub fn kill(paths: &Paths, home: &Path) {
 
 /// Network interfaces of the host that this banger could have made.
 pub fn interfaces(paths: &Paths) -> Vec<String> {
-    let mark = format!("bgr-{}", paths.instance());
+    let Some(instance) = instance(paths) else {
+        return Vec::new();
+    };
+    let mark = format!("bgr-{}", &instance.as_str()[..4]);
     fs::read_dir("/sys/class/net")
         .expect("/sys is mounted")
         .flatten()

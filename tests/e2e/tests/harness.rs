@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use banger_config::Paths;
 use banger_e2e::{Invocation, Terminal, inventory};
+use banger_proto::id::InstanceId;
 
 fn shell(script: &str) -> Invocation {
     let mut command = Command::new("sh");
@@ -14,7 +15,11 @@ fn shell(script: &str) -> Invocation {
 
 #[test]
 fn a_leaked_process_is_found_by_its_home_and_by_its_mark() {
-    let home = std::path::Path::new("/nonexistent/bgr-harness");
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path();
+    let instance = InstanceId::new();
+    std::fs::create_dir(home.join("state")).unwrap();
+    std::fs::write(home.join("state/instance"), instance.as_str()).unwrap();
     let paths = Paths::resolve(|name| (name == "BANGER_HOME").then(|| home.into()), 1000).unwrap();
     assert_eq!(inventory::processes(&paths, home), []);
 
@@ -22,7 +27,7 @@ fn a_leaked_process_is_found_by_its_home_and_by_its_mark() {
         .env("BANGER_HOME", home)
         .open_stdin()
         .start();
-    let mark = format!("{}/1/vm", paths.instance());
+    let mark = format!("{instance}/1/vm");
     let by_mark = shell("read line")
         .env("BANGER_MARK", mark)
         .open_stdin()

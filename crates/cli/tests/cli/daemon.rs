@@ -318,6 +318,7 @@ async fn answer(
                 state_dir: "/state".into(),
                 vms: 2,
                 running: 2,
+                warnings: Vec::new(),
             },
         ),
         (&Method::GET, ["events"]) => daemon_events(&request, &state),

@@ -29,6 +29,7 @@ pub async fn status(State(api): State<Api>) -> Json<DaemonStatus> {
         state_dir: host.paths.state.display().to_string(),
         vms: u32::try_from(handles.len()).expect("there are fewer slots"),
         running: u32::try_from(running).expect("there are fewer slots"),
+        warnings: host.warnings.all(),
     })
 }
 

@@ -22,7 +22,6 @@ use tokio::io::unix::AsyncFd;
 use super::Api;
 use super::exchange::{Failure, text};
 use crate::descriptor::watched;
-use crate::vm::plan::Layout;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 64 << 10;
@@ -49,7 +48,11 @@ pub async fn logs(
     })?;
     let vm = api.fleet.find(&vm)?;
     let status = vm.status();
-    let place = Layout::of(&api.fleet.host().paths, &status.row.id, status.row.slot).place;
+    let place = api
+        .fleet
+        .host()
+        .layout(&status.row.id, status.row.slot)
+        .place;
     let path = match wanted.log {
         LogKind::Boot => return Ok(text(Body::from(boot_log(&status.row.stages)))),
         LogKind::Console => place.console_log(),

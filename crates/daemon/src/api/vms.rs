@@ -11,7 +11,6 @@ use rustix::process::Signal;
 
 use super::Api;
 use super::exchange::{Failure, Json, accepted};
-use crate::vm::plan::Layout;
 use crate::vm::task::Ask;
 
 pub async fn list(State(api): State<Api>) -> Json<Vec<Vm>> {
@@ -143,7 +142,8 @@ pub async fn ssh_target(
             name: row.name.clone(),
             user: "root".to_owned(),
             identity_file: host.user_key().display().to_string(),
-            known_hosts_file: Layout::of(&host.paths, &row.id, row.slot)
+            known_hosts_file: host
+                .layout(&row.id, row.slot)
                 .known_hosts
                 .display()
                 .to_string(),

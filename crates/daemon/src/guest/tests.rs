@@ -9,7 +9,7 @@ use banger_engine::{Engine, Fake, Machine, MachineSpec, Place};
 use banger_proto::agent::{Configure, ExecRefusal, ExecRequest, Shutdown};
 use banger_proto::exit::ExitStatus;
 use banger_proto::frame::Frame;
-use banger_proto::id::{RequestId, VmId};
+use banger_proto::id::{InstanceId, RequestId, VmId};
 use banger_proto::size::ByteSize;
 use bytes::{Bytes, BytesMut};
 use rustix::process::{Pid, Signal, kill_process};
@@ -58,7 +58,7 @@ impl Lab {
         let machine = engine
             .launch(MachineSpec {
                 place: Place {
-                    instance: vm.as_str()[..4].to_owned(),
+                    instance: InstanceId::new(),
                     slot: 1,
                     vm,
                     runtime_dir: directory.path().to_owned(),

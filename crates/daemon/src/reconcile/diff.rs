@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use banger_engine::process::Marked;
+use banger_engine::process::{Marked, Presence};
 use banger_proto::id::VmId;
 
-use crate::store::VmRow;
+use crate::store::{Rows, VmRow};
 use crate::vm::lifecycle::Phase;
 
-/// What the host shows of this instance.
+/// What the host shows of this instance, but for machines: whether one runs is a question of
+/// its own ([`Presence`]).
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Processes with this instance's mark.
@@ -17,51 +18,56 @@ pub struct Found {
     pub taps: BTreeSet<u16>,
     /// Slots that have a directory for sockets.
     pub runtime_dirs: BTreeSet<u16>,
-    /// VMs that have a directory.
-    pub directories: BTreeSet<VmId>,
+    /// VMs that have a directory. `None`: that cannot be told.
+    pub directories: Option<BTreeSet<VmId>>,
 }
 
 /// What becomes of a VM when the daemon starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Its machine runs: the daemon takes it over, and goes on with its stop if one had begun. If it has ended meanwhile: as
-    /// [`Fate::TakeDown`], to stopped.
+    /// Its machine runs: the daemon takes it over, and goes on with its stop if one had begun.
+    /// If it has ended meanwhile: as [`Fate::TakeDown`], to stopped.
     Adopt,
     /// What runs of it is released, and it enters the phase.
     TakeDown(Phase),
     /// All of it is released, and its row goes.
     Remove,
-    /// It is at rest and has nothing on the host.
+    /// It stays as its row says. It is at rest, or what runs of it cannot be told; then it is
+    /// looked at again later.
     Keep,
 }
 
-/// What becomes of the VM of `row` when the daemon starts.
-pub fn fate(row: &VmRow, found: &Found) -> Fate {
+/// What becomes of the VM of `row` when the daemon starts. What cannot be told is never a
+/// reason to take anything down.
+pub fn fate(row: &VmRow, machine: &Presence, has_leftovers: bool) -> Fate {
     if row.lease.is_some() {
         // Leases end with the daemon that granted them.
         return Fate::Remove;
     }
-    let runs = found
-        .processes
-        .iter()
-        .any(|process| process.mark.vm == row.id);
     match row.phase {
         Phase::Creating | Phase::Deleting => Fate::Remove,
+        Phase::Starting => Fate::TakeDown(Phase::Failed),
         Phase::Running
         | Phase::Pausing
         | Phase::Paused
         | Phase::Resuming
         | Phase::Stopping
-        | Phase::Restarting => match runs {
-            true => Fate::Adopt,
-            false => Fate::TakeDown(Phase::Stopped),
+        | Phase::Restarting => match machine {
+            Presence::Runs(_) => Fate::Adopt,
+            Presence::Absent => Fate::TakeDown(Phase::Stopped),
+            Presence::Unknown { .. } => Fate::Keep,
         },
-        Phase::Starting => Fate::TakeDown(Phase::Failed),
-        Phase::Created | Phase::Stopped | Phase::Failed if has_leftovers(row, found) => {
-            Fate::TakeDown(row.phase)
-        }
-        Phase::Created | Phase::Stopped | Phase::Failed => Fate::Keep,
+        Phase::Created | Phase::Stopped | Phase::Failed => match machine {
+            Presence::Unknown { .. } => Fate::Keep,
+            Presence::Absent if !has_leftovers => Fate::Keep,
+            Presence::Absent | Presence::Runs(_) => Fate::TakeDown(row.phase),
+        },
     }
+}
+
+/// Whether a VM in `phase` should have a machine that its owner is not at work on.
+pub fn has_machine(phase: Phase) -> bool {
+    matches!(phase, Phase::Running | Phase::Paused)
 }
 
 /// Whether something of a VM at rest is still on the host.
@@ -81,41 +87,74 @@ pub struct Strays {
     pub processes: Vec<Marked>,
     /// Slots whose tap and sockets are to be removed.
     pub slots: BTreeSet<u16>,
+}
+
+/// What carries this instance's marks and may belong to a VM that has no row, or one that
+/// cannot be read: it is left alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doubtful {
     /// Directories of VMs without a row. They hold someone's disks, and the row may have been
     /// lost with the database: they are told of and never removed.
     pub directories: BTreeSet<VmId>,
+    /// Slots that may be in use. No new VM gets one of them.
+    pub slots: BTreeSet<u16>,
 }
 
-/// The strays among what was found. The rows must have been read after the host was looked
-/// at: a VM has its row before it has anything else.
-pub fn strays(rows: &[VmRow], found: &Found) -> Strays {
-    let vms: BTreeSet<&VmId> = rows.iter().map(|row| &row.id).collect();
-    let slots: BTreeSet<u16> = rows.iter().map(|row| row.slot).collect();
-    Strays {
-        processes: found
-            .processes
+/// What among `found` is of no VM, and what may be of one that has no row. The rows must have
+/// been read after the host was looked at: a VM has its row before it has anything else.
+pub fn without_row(rows: &Rows, found: &Found) -> (Strays, Doubtful) {
+    let vms: BTreeSet<&VmId> = rows.vms.iter().map(|row| &row.id).collect();
+    let malformed: BTreeSet<&str> = rows.malformed.iter().map(|row| row.id.as_str()).collect();
+    let mut known: BTreeSet<u16> = rows.vms.iter().map(|row| row.slot).collect();
+    known.extend(rows.malformed.iter().filter_map(|row| row.slot));
+    let has_row = |vm: &VmId| vms.contains(vm) || malformed.contains(vm.as_str());
+    let is_doubtful = |process: &Marked| match &found.directories {
+        Some(directories) => {
+            directories.contains(&process.mark.vm) || known.contains(&process.mark.slot)
+        }
+        None => true,
+    };
+
+    let without: Vec<&Marked> = found
+        .processes
+        .iter()
+        .filter(|process| !has_row(&process.mark.vm))
+        .collect();
+    let doubtful = Doubtful {
+        directories: found
+            .directories
             .iter()
-            .filter(|process| !vms.contains(&process.mark.vm))
+            .flatten()
+            .filter(|vm| !has_row(vm))
             .cloned()
+            .collect(),
+        slots: without
+            .iter()
+            .filter(|process| is_doubtful(process))
+            .map(|process| process.mark.slot)
+            .filter(|slot| !known.contains(slot))
+            .collect(),
+    };
+    let strays = Strays {
+        processes: without
+            .iter()
+            .filter(|process| !is_doubtful(process))
+            .map(|process| (*process).clone())
             .collect(),
         slots: found
             .taps
             .union(&found.runtime_dirs)
-            .filter(|slot| !slots.contains(slot))
+            .filter(|slot| !known.contains(slot) && !doubtful.slots.contains(slot))
             .copied()
             .collect(),
-        directories: found
-            .directories
-            .iter()
-            .filter(|vm| !vms.contains(vm))
-            .cloned()
-            .collect(),
-    }
+    };
+    (strays, doubtful)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::MalformedRow;
     use crate::store::vms::tests::row;
     use banger_engine::Mark;
     use banger_engine::process::ProcessId;
@@ -125,7 +164,7 @@ mod tests {
     fn process(vm: &VmId, slot: u16) -> Marked {
         Marked {
             mark: Mark {
-                instance: "1f2e".to_owned(),
+                instance: "1f2e0000000000000000000000000000".parse().unwrap(),
                 slot,
                 vm: vm.clone(),
             },
@@ -145,22 +184,15 @@ mod tests {
                 let mut row = row("a");
                 row.phase = phase;
                 row.lease = leased.then(LeaseId::new);
-                let nothing = Found::default();
-                let running = Found {
-                    processes: vec![process(&row.id, 1)],
-                    ..Found::default()
-                };
-                let tap = Found {
-                    taps: [1].into(),
-                    ..Found::default()
-                };
+                let machine = process(&row.id, 1).process;
                 writeln!(
                     table,
-                    "{:<9} leased {leased:<5} nothing: {:?}, tap: {:?}, machine: {:?}",
+                    "{:<9} leased {leased:<5} nothing: {:?}, tap: {:?}, machine: {:?}, unknown: {:?}",
                     phase.as_str(),
-                    fate(&row, &nothing),
-                    fate(&row, &tap),
-                    fate(&row, &running),
+                    fate(&row, &Presence::Absent, false),
+                    fate(&row, &Presence::Absent, true),
+                    fate(&row, &Presence::Runs(machine), true),
+                    fate(&row, &Presence::Unknown { pid: 1 }, true),
                 )
                 .unwrap();
             }
@@ -172,16 +204,49 @@ mod tests {
     fn only_what_belongs_to_no_vm_is_a_stray() {
         let mut known = row("a");
         known.slot = 3;
+        let rows = Rows {
+            vms: vec![known.clone()],
+            malformed: Vec::new(),
+        };
         let stranger = VmId::new();
         let found = Found {
             processes: vec![process(&known.id, 3), process(&stranger, 4)],
             taps: [3, 5].into(),
             runtime_dirs: [3, 6].into(),
-            directories: [known.id.clone(), stranger.clone()].into(),
+            directories: Some([known.id].into()),
         };
-        let strays = strays(&[known], &found);
+        let (strays, doubtful) = without_row(&rows, &found);
         assert_eq!(strays.processes, [process(&stranger, 4)]);
         assert_eq!(strays.slots, [5, 6].into());
-        assert_eq!(strays.directories, [stranger].into());
+        assert_eq!(doubtful, Doubtful::default());
+    }
+
+    #[test]
+    fn what_may_be_of_a_vm_whose_row_is_lost_or_malformed_is_left_alone() {
+        let (lost, odd) = (VmId::new(), VmId::new());
+        let rows = Rows {
+            vms: Vec::new(),
+            malformed: vec![MalformedRow {
+                id: odd.to_string(),
+                slot: Some(5),
+                column: "phase",
+            }],
+        };
+        let mut found = Found {
+            processes: vec![process(&lost, 4), process(&odd, 5)],
+            taps: [4, 5].into(),
+            runtime_dirs: [4, 5].into(),
+            directories: Some([lost.clone(), odd].into()),
+        };
+        let (strays, doubtful) = without_row(&rows, &found);
+        assert_eq!(strays, Strays::default());
+        assert_eq!(doubtful.directories, [lost].into());
+        assert_eq!(doubtful.slots, [4].into());
+
+        // Nobody can tell which VMs there are: nothing is a stray.
+        found.directories = None;
+        let (strays, doubtful) = without_row(&Rows::default(), &found);
+        assert_eq!(strays, Strays::default());
+        assert_eq!(doubtful.slots, [4, 5].into());
     }
 }

@@ -1,134 +1,268 @@
 //! Makes rows and host agree: when the daemon starts, before its socket is served, and then
 //! every minute.
 //!
-//! At the start no VM has an owner yet, so this adopts, releases and removes by itself. Later
-//! it only sweeps what belongs to no VM, and has owners tidy up.
+//! At the start no VM has an owner yet, so the first pass brings back, adopts, releases and
+//! removes by itself. Later passes sweep what belongs to no VM, and tell owners what they see.
+//! Each pass looks at the host once, however many VMs there are.
 
 pub mod diff;
+mod first;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use banger_engine::process::marked;
-use banger_proto::error::{ApiError, ErrorKind};
-use tokio::task::JoinSet;
+use banger_engine::Machine;
+use banger_engine::process::{Look, Presence};
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::diff::{Fate, Found, Strays};
+use self::diff::{Doubtful, Found, Strays};
 use crate::files;
 use crate::fleet::Fleet;
 use crate::host::Host;
-use crate::store::{StoreError, VmRow};
+use crate::store::vms::SlotHold;
+use crate::store::{Rows, StoreError, VmRow};
 use crate::vm::handles;
 use crate::vm::lifecycle::Phase;
-use crate::vm::plan::Layout;
-use crate::vm::take_down::{Extent, take_down};
-use crate::vm::task::{Ask, Origin};
+use crate::vm::task::Ask;
+use crate::warnings::Topic;
 
 /// How often the host is looked at.
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// Brings in every VM that has a row, after making the host agree with it.
-///
-/// # Errors
-/// The rows cannot be read.
-pub async fn first_pass(fleet: &Arc<Fleet>) -> Result<(), StoreError> {
-    let host = fleet.host();
-    let found = look(host).await;
-    let rows = host.database.vms().await?;
-    for vm in &diff::strays(&rows, &found).directories {
-        tracing::warn!(%vm, "a VM's directory has no row in the database: it is left alone");
-    }
-    sweep(fleet, diff::strays(&rows, &found)).await;
-    let mut fates = JoinSet::new();
-    for row in rows {
-        let (fleet, fate) = (Arc::clone(fleet), diff::fate(&row, &found));
-        fates.spawn(async move { meet(&fleet, row, fate).await });
-    }
-    let adopted = fates
-        .join_all()
-        .await
-        .into_iter()
-        .filter(|adopted| *adopted)
-        .count();
-    if adopted == 0
-        && let Err(error) = host.network.shut_down().await
-    {
-        tracing::warn!(%error, "could not end the network of no VM");
-    }
-    Ok(())
+/// Looks after the host for as long as the daemon runs.
+#[derive(Debug)]
+pub struct Reconciler {
+    fleet: Arc<Fleet>,
+    /// Slots in which something of a VM without a row may run.
+    kept: BTreeMap<u16, SlotHold>,
 }
 
-/// Looks after the host every minute, for ever.
-pub async fn keep_agreeing(fleet: Arc<Fleet>) {
-    let mut ticks = interval(PERIOD);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
-    loop {
+/// A look at the host.
+#[derive(Debug)]
+struct Seen {
+    /// Its processes. `None`: they cannot be looked at.
+    look: Option<Arc<Look>>,
+    found: Found,
+}
+
+impl Reconciler {
+    /// A reconciler of the VMs of `fleet`; [`Self::first_pass`] brings them in.
+    pub fn new(fleet: Arc<Fleet>) -> Self {
+        Self {
+            fleet,
+            kept: BTreeMap::new(),
+        }
+    }
+
+    /// Brings in every VM that has a row, or has lost it, after making the host agree with it.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub async fn first_pass(&mut self) -> Result<(), StoreError> {
+        first::pass(self).await
+    }
+
+    /// Looks after the host every minute, for ever.
+    pub async fn keep_agreeing(mut self) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
-        if let Err(error) = later_pass(&fleet).await {
-            tracing::warn!(%error, "could not look after the host");
-        }
-    }
-}
-
-/// One later look: sweeps strays, has VMs at rest tidy up, and deletes what has lost its lease.
-///
-/// # Errors
-/// The rows cannot be read.
-pub async fn later_pass(fleet: &Fleet) -> Result<(), StoreError> {
-    let found = look(fleet.host()).await;
-    let rows = fleet.host().database.vms().await?;
-    sweep(fleet, diff::strays(&rows, &found)).await;
-    for handle in fleet.handles() {
-        let row = handle.look(|status| status.row.clone());
-        let orphaned = row
-            .lease
-            .as_ref()
-            .is_some_and(|lease| !fleet.host().leases.is_held(lease));
-        if orphaned && row.phase != Phase::Deleting {
-            if let Err(error) = handle.ask(Ask::Delete, None).await {
-                tracing::warn!(vm = %row.name, %error, "could not delete a VM without lease");
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.later_pass().await {
+                tracing::warn!(%error, "could not look after the host");
             }
-        } else if row.phase.is_at_rest() && diff::has_leftovers(&row, &found) {
-            handle.tidy().await;
         }
     }
-    Ok(())
+
+    /// One later look: sweeps strays, has VMs at rest tidy up, takes machines over that could
+    /// not be before, tells VMs that their machine is no more, and deletes what has lost its
+    /// lease.
+    ///
+    /// # Errors
+    /// The rows cannot be read.
+    pub async fn later_pass(&mut self) -> Result<(), StoreError> {
+        let fleet = Arc::clone(&self.fleet);
+        let host = fleet.host();
+        // What changes from here on is not judged by what is seen now.
+        let before: Vec<_> = fleet
+            .handles()
+            .into_iter()
+            .map(|vm| (vm.look(|status| (status.row.phase, status.pid)), vm))
+            .collect();
+        let seen = look(host).await;
+        let rows = host.database.vms().await?;
+        self.sweep(&rows, &seen.found).await;
+        for ((phase, pid), vm) in before {
+            let row = vm.look(|status| {
+                let same = status.row.phase == phase && status.pid == pid && !status.gone;
+                same.then(|| status.row.clone())
+            });
+            let Some(row) = row else {
+                continue;
+            };
+            let orphaned = row
+                .lease
+                .as_ref()
+                .is_some_and(|lease| !host.leases.is_held(lease));
+            if orphaned && row.phase != Phase::Deleting {
+                if let Err(error) = vm.ask(Ask::Delete, None).await {
+                    tracing::warn!(vm = %row.name, %error, "could not delete a VM without lease");
+                }
+            } else if row.phase.is_at_rest() {
+                if diff::has_leftovers(&row, &seen.found) {
+                    vm.tidy().await;
+                }
+            } else if diff::has_machine(row.phase) {
+                let machine = seen.presence(host, &row).await;
+                match (machine, pid) {
+                    (Presence::Absent, pid) => vm.lost(pid).await,
+                    (Presence::Runs(_), None) => {
+                        if let Ok(Some(machine)) = adopt(host, &row, &seen).await {
+                            vm.adopt(machine).await;
+                        }
+                    }
+                    (Presence::Runs(_) | Presence::Unknown { .. }, _) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is of no VM, and keeps what may be of one.
+    async fn sweep(&mut self, rows: &Rows, found: &Found) {
+        let (strays, doubtful) = diff::without_row(rows, found);
+        self.keep(doubtful).await;
+        sweep(&self.fleet, strays).await;
+        let malformed = rows.malformed.iter().map(|row| {
+            format!(
+                "the row of VM {} in the database has a malformed {}, and its directory does not \
+                 say what it is: the row and all that is the VM's are left alone",
+                row.id, row.column
+            )
+        });
+        self.fleet
+            .host()
+            .warnings
+            .set(Topic::Rows, malformed.collect());
+    }
+
+    async fn keep(&mut self, doubtful: Doubtful) {
+        let host = self.fleet.host();
+        let told = doubtful.directories.iter().map(|vm| {
+            let directory = host.paths.vms().join(vm.as_str());
+            format!(
+                "the directory `{}` has no row in the database and does not say which VM it is: \
+                 it is left alone, with all that runs of it",
+                directory.display()
+            )
+        });
+        host.warnings.set(Topic::Directories, told.collect());
+        self.kept.retain(|slot, _| doubtful.slots.contains(slot));
+        for slot in doubtful.slots {
+            if self.kept.contains_key(&slot) {
+                continue;
+            }
+            match self.fleet.hold_slot(slot).await {
+                Ok(hold) => self.kept.extend(hold.map(|hold| (slot, hold))),
+                Err(error) => tracing::warn!(%error, slot, "could not hold a slot"),
+            }
+        }
+    }
 }
 
-/// Looks at the host. What cannot be looked at is told of and taken as empty: nothing is
+impl Seen {
+    /// Whether the machine of `row` runs.
+    async fn presence(&self, host: &Host, row: &VmRow) -> Presence {
+        let Some(look) = &self.look else {
+            return Presence::Unknown { pid: 0 };
+        };
+        let layout = host.layout(&row.id, row.slot);
+        let look = Arc::clone(look);
+        crate::blocking(move || {
+            look.presence(&layout.place, handles::read(&layout.handles).as_ref())
+        })
+        .await
+    }
+}
+
+/// Takes over the machine of `row`, if there is one.
+async fn adopt(
+    host: &Host,
+    row: &VmRow,
+    seen: &Seen,
+) -> Result<Option<Arc<dyn Machine>>, banger_engine::AdoptError> {
+    let Some(look) = seen.look.clone() else {
+        let error = io::Error::other("the host's processes cannot be looked at");
+        return Err(banger_engine::AdoptError::Processes(error));
+    };
+    let layout = host.layout(&row.id, row.slot);
+    let file = layout.handles.clone();
+    let handle = crate::blocking(move || handles::read(&file)).await;
+    let machine = banger_engine::adopt(row.engine, &layout.place, handle.as_ref(), &look).await?;
+    if let Some(machine) = &machine
+        && handle.as_ref() != Some(machine.handle())
+    {
+        // The file was missing or wrong.
+        let handle = machine.handle().clone();
+        if let Err(error) = crate::blocking(move || handles::write(&layout.handles, &handle)).await
+        {
+            tracing::warn!(%error, vm = %row.name, "could not write its handle down");
+        }
+    }
+    Ok(machine)
+}
+
+/// Looks at the host. What cannot be looked at is told of and taken as unknown: nothing is
 /// removed that was not seen.
-async fn look(host: &Arc<Host>) -> Found {
+async fn look(host: &Arc<Host>) -> Seen {
     let taps = host.network.attached().await.unwrap_or_else(|error| {
         tracing::warn!(%error, "could not look at the network");
         BTreeSet::new()
     });
-    let paths = host.paths.clone();
-    crate::blocking(move || Found {
-        processes: marked(&paths.instance()).unwrap_or_else(|error| {
-            tracing::warn!(%error, "could not look at the host's processes");
-            Vec::new()
-        }),
-        taps,
-        runtime_dirs: entries(&paths.runtime.join("vms")),
-        directories: entries(&paths.vms()),
+    let (paths, instance) = (host.paths.clone(), host.instance.clone());
+    crate::blocking(move || {
+        let look = Look::take()
+            .inspect_err(|error| tracing::warn!(%error, "could not look at the host's processes"));
+        let look = look.ok().map(Arc::new);
+        let directories = entries(&paths.vms())
+            .inspect_err(|error| tracing::warn!(%error, "could not look at the VMs' directories"));
+        Seen {
+            found: Found {
+                processes: look
+                    .as_ref()
+                    .map_or_else(Vec::new, |look| look.marked(&instance)),
+                taps,
+                runtime_dirs: entries(&paths.runtime.join("vms")).unwrap_or_default(),
+                directories: directories.ok(),
+            },
+            look,
+        }
     })
     .await
 }
 
-/// The names in a directory that are of this type.
-fn entries<T: FromStr + Ord>(directory: &Path) -> BTreeSet<T> {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return BTreeSet::new();
+/// The names in a directory that are of this type; none if there is no such directory.
+fn entries<T: FromStr + Ord>(directory: &Path) -> io::Result<BTreeSet<T>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries?,
     };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect()
+    let mut found = BTreeSet::new();
+    for entry in entries {
+        found.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok()),
+        );
+    }
+    Ok(found)
 }
 
 async fn sweep(fleet: &Fleet, strays: Strays) {
@@ -161,169 +295,5 @@ async fn sweep(fleet: &Fleet, strays: Strays) {
     }
 }
 
-/// Does to a VM what the daemon's start means for it, and brings it in. Says whether its
-/// machine runs.
-async fn meet(fleet: &Fleet, mut row: VmRow, fate: Fate) -> bool {
-    tracing::info!(vm = %row.name, phase = row.phase.as_str(), ?fate, "found");
-    let host = fleet.host();
-    let layout = Layout::of(&host.paths, &row.id, row.slot);
-    let rest_in = match fate {
-        Fate::Keep => {
-            fleet.bring_in(row, Origin::AtRest);
-            return false;
-        }
-        Fate::Adopt => match adopt(&row, &layout).await {
-            // It cannot be asked to go on with its stop.
-            Adoption::Runs(Origin::AtRest)
-                if matches!(row.phase, Phase::Stopping | Phase::Restarting) =>
-            {
-                Some(Phase::Stopped)
-            }
-            Adoption::Runs(origin) => {
-                fleet.bring_in(row, origin);
-                return true;
-            }
-            Adoption::Ended => Some(Phase::Stopped),
-        },
-        Fate::TakeDown(phase) => Some(phase),
-        Fate::Remove => None,
-    };
-    let extent = match rest_in {
-        Some(_) => Extent::Running,
-        None => Extent::Everything,
-    };
-    let released = take_down(host, &layout, row.engine, extent).await;
-    if released.is_ok() && rest_in.is_none() {
-        match host.database.remove_vm(row.id.clone()).await {
-            Ok(()) => return false,
-            Err(error) => tracing::error!(%error, vm = %row.name, "could not remove the row"),
-        }
-    }
-    let was = row.phase;
-    row.phase = rest_in.unwrap_or(Phase::Failed);
-    if was == Phase::Starting {
-        let message = format!("could not start VM `{}`", row.name);
-        let mut error = ApiError::new(ErrorKind::Failed, message)
-            .with_hint(format!("`banger vm start {}` starts it anew", row.name));
-        error
-            .causes
-            .push("the daemon ended in the middle of it".to_owned());
-        row.failure = Some(error);
-    }
-    if let Err(left_over) = released {
-        row.phase = Phase::Failed;
-        row.failure = Some(left_over.to_api("clean up", &row.name));
-    }
-    if let Err(error) = host.database.update_vm(row.clone()).await {
-        tracing::error!(%error, vm = %row.name, "could not write the phase down");
-    }
-    fleet.bring_in(row, Origin::AtRest);
-    false
-}
-
-enum Adoption {
-    Runs(Origin),
-    Ended,
-}
-
-async fn adopt(row: &VmRow, layout: &Layout) -> Adoption {
-    let file = layout.handles.clone();
-    let handle = crate::blocking(move || handles::read(&file)).await;
-    match banger_engine::adopt(row.engine, &layout.place, handle.as_ref()).await {
-        Ok(Some(machine)) => {
-            // The file may have been missing or wrong.
-            let (file, handle) = (layout.handles.clone(), machine.handle().clone());
-            if let Err(error) = crate::blocking(move || handles::write(&file, &handle)).await {
-                tracing::warn!(%error, vm = %row.name, "could not write its handle down");
-            }
-            Adoption::Runs(Origin::Adopted(machine))
-        }
-        Ok(None) => Adoption::Ended,
-        Err(error) => {
-            // Its process may run, and ending it is not ours to decide. It can be stopped and
-            // deleted, but not reached.
-            tracing::error!(%error, vm = %row.name, "could not adopt");
-            Adoption::Runs(Origin::AtRest)
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::faults::Faults;
-    use crate::host::Surroundings;
-    use crate::store::vms::tests::row;
-    use crate::store::{NewVm, vms::HeldSlots};
-    use banger_config::{Config, Paths};
-    use banger_engine::Mark;
-    use banger_proto::id::{LeaseId, VmId};
-    use std::process::Command;
-
-    fn fleet(home: &Path) -> Arc<Fleet> {
-        let paths = Paths {
-            config: home.join("config"),
-            state: home.join("state"),
-            cache: home.join("cache"),
-            runtime: home.join("run"),
-        };
-        let surroundings = Surroundings {
-            agent: "/nonexistent".into(),
-            fake_allowed: true,
-            faults: Faults::default(),
-        };
-        Arc::new(Fleet::new(Arc::new(
-            Host::new(paths, Config::default(), surroundings).unwrap(),
-        )))
-    }
-
-    async fn insert(fleet: &Fleet, change: impl FnOnce(&mut VmRow)) -> VmRow {
-        let mut row = row("x");
-        row.phase = Phase::Stopped;
-        change(&mut row);
-        let new = NewVm { name: None, row };
-        let database = &fleet.host().database;
-        database
-            .insert_vm(new, 9, HeldSlots::default())
-            .await
-            .unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_later_look_sweeps_strays_tidies_and_deletes_what_lost_its_lease() {
-        let home = tempfile::Builder::new()
-            .prefix("bgr")
-            .tempdir_in("/tmp")
-            .unwrap();
-        let fleet = fleet(home.path());
-        let paths = fleet.host().paths.clone();
-        let stopped = insert(&fleet, |_| {}).await;
-        let leftover = paths.vm_runtime(stopped.slot);
-        files::make_private_directory(&leftover).unwrap();
-        let stopped = fleet.bring_in(stopped, Origin::AtRest);
-        let leased = insert(&fleet, |row| row.lease = Some(LeaseId::new())).await;
-        let leased = fleet.bring_in(leased, Origin::AtRest);
-        let stray_slot = paths.vm_runtime(7);
-        files::make_private_directory(&stray_slot).unwrap();
-        let mark = Mark {
-            instance: paths.instance(),
-            slot: 7,
-            vm: VmId::new(),
-        };
-        let mut stray = Command::new("sleep")
-            .arg("60")
-            .env(Mark::VARIABLE, mark.to_string())
-            .spawn()
-            .unwrap();
-
-        later_pass(&fleet).await.unwrap();
-        // What owners were asked to do is done when they have no work any more.
-        fleet.quiesce().await;
-        leased.gone().await;
-
-        assert!(!stray.wait().unwrap().success(), "it was killed");
-        assert!(!stray_slot.exists() && !leftover.exists());
-        let left: Vec<VmId> = fleet.handles().iter().map(|vm| vm.id()).collect();
-        assert_eq!(left, [stopped.id()]);
-    }
-}
+mod tests;

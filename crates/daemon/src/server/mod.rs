@@ -25,7 +25,7 @@ use self::socket::SocketError;
 use crate::api::{Api, Peer};
 use crate::fleet::Fleet;
 use crate::host::{Host, Surroundings};
-use crate::reconcile;
+use crate::reconcile::Reconciler;
 
 /// Names the level of the log in place of the config.
 pub const LOG_LEVEL_VARIABLE: &str = "BANGER_LOG_LEVEL";
@@ -99,14 +99,15 @@ pub async fn serve(
     })?;
     tracing::info!(version = banger_proto::VERSION, state = %paths.state.display(), "starts");
     let fleet = Arc::new(Fleet::new(Arc::new(host)));
-    reconcile::first_pass(&fleet).await.map_err(|error| {
+    let mut reconciler = Reconciler::new(Arc::clone(&fleet));
+    reconciler.first_pass().await.map_err(|error| {
         let mut api = could_not_start(ErrorKind::Failed).caused_by(&error);
         api.hint = error.hint();
         api
     })?;
     let listener = socket::bind(&paths.socket()).map_err(socket_failure)?;
     ready(&paths);
-    let agreeing = tokio::spawn(reconcile::keep_agreeing(Arc::clone(&fleet)));
+    let agreeing = tokio::spawn(reconciler.keep_agreeing());
     serve_until_told(listener, &fleet, told).await;
     agreeing.abort();
     tracing::info!("ends; VMs that run go on");

@@ -9,6 +9,7 @@ pub mod vms;
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -16,7 +17,10 @@ use std::thread;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
-pub use vms::{InsertError, NewVm, ReplaceError, VmRow};
+use crate::faults::{Faults, Step};
+use crate::vm::stage::Moment;
+
+pub use vms::{InsertError, MalformedRow, NewVm, ReplaceError, Rows, VmRow};
 
 /// What SQLite said. Its own error says the same again in its source.
 #[derive(Debug)]
@@ -70,6 +74,21 @@ pub enum StoreError {
         /// The newest number that this build knows.
         known: u32,
     },
+    /// An older banger has written it, and no daemon has migrated it yet.
+    #[error("the database `{}` is of an older banger", .path.display())]
+    Older {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A file of the database cannot be given another name.
+    #[error("could not rename `{}`", .path.display())]
+    SetAside {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The copy that is made before a migration failed.
     #[error("could not back the database up to `{}` before changing its schema", .to.display())]
     BackUp {
@@ -97,14 +116,6 @@ pub enum StoreError {
         #[source]
         source: SqliteError,
     },
-    /// A row holds what no banger writes.
-    #[error("the row of VM {vm} has a malformed {column}")]
-    Row {
-        /// The VM's id as the row has it.
-        vm: String,
-        /// The column.
-        column: &'static str,
-    },
     /// The database's thread is gone; only at the daemon's end.
     #[error("the database is closed")]
     Closed,
@@ -117,22 +128,31 @@ impl StoreError {
             Self::Newer { .. } => {
                 Some("use the newer banger again, or install its version here".to_owned())
             }
-            Self::Corrupt { path, .. } => Some(format!(
-                "move `{}` away, or put a backup (`{}.v*.bak`) in its place",
-                path.display(),
-                path.display()
-            )),
+            Self::Corrupt { .. } => Some(
+                "`banger daemon restart` keeps it under another name and brings the VMs back \
+                 from their own records"
+                    .to_owned(),
+            ),
             Self::Open { source, .. }
             | Self::BackUp { source, .. }
             | Self::Migrate { source, .. }
             | Self::Query { source, .. } => match source.0.sqlite_error_code() {
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Some(
+                    "`banger daemon restart` keeps the damaged database under another name and \
+                     brings the VMs back from their own records; VMs that run go on"
+                        .to_owned(),
+                ),
                 Some(ErrorCode::DiskFull) => Some("free some space on the disk".to_owned()),
                 Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
                     Some("banger's state directory must be writable for you".to_owned())
                 }
                 _ => None,
             },
-            Self::Row { .. } | Self::Closed => None,
+            Self::Older { .. } => Some("`banger daemon start` brings it up to date".to_owned()),
+            Self::SetAside { .. } => {
+                Some("banger's state directory must be writable for you".to_owned())
+            }
+            Self::Closed => None,
         }
     }
 
@@ -151,16 +171,20 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 #[derive(Clone, Debug)]
 pub struct Database {
     jobs: mpsc::Sender<Job>,
+    faults: Faults,
 }
 
 impl Database {
-    /// Opens the database, making or migrating it as needed. Blocks; call it before the
-    /// daemon serves anything.
+    /// Opens the database, making or migrating it as needed. A damaged one is kept under the
+    /// other name that is returned. Blocks; call it before the daemon serves anything.
     ///
     /// # Errors
-    /// It cannot be opened, is damaged, is of a newer banger, or cannot be migrated.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut connection = schema::open(path)?;
+    /// It cannot be opened, is of a newer banger, or cannot be migrated.
+    pub fn open(path: &Path) -> Result<(Self, Option<PathBuf>), StoreError> {
+        let schema::Opened {
+            mut connection,
+            damaged,
+        } = schema::open(path)?;
         let (jobs, queue) = mpsc::channel::<Job>();
         thread::Builder::new()
             .name("store".to_owned())
@@ -170,7 +194,36 @@ impl Database {
                 }
             })
             .expect("the daemon can start a thread at its beginning");
-        Ok(Self { jobs })
+        let faults = Faults::default();
+        Ok((Self { jobs, faults }, damaged))
+    }
+
+    /// The same database, with what a test has planted.
+    pub fn with_faults(self, faults: Faults) -> Self {
+        Self { faults, ..self }
+    }
+
+    /// Changes the database: as [`Self::call`], with a fault point on either side.
+    async fn change<T, E>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let faults = self.faults.clone();
+        self.call(move |connection| {
+            if faults.step(Step::Row, Moment::Before) {
+                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+                let full = rusqlite::Error::SqliteFailure(full, None);
+                return Err(StoreError::query("change what a test wanted unchanged")(full).into());
+            }
+            let done = job(connection);
+            faults.step(Step::Row, Moment::HalfWay);
+            done
+        })
+        .await
     }
 
     /// Runs `job` on the database's thread, after all that was sent before.

@@ -8,7 +8,7 @@ use banger_proto::error::ApiError;
 use banger_proto::id::{ImageId, LeaseId, VmId};
 use banger_proto::name::{ArtifactName, VmName};
 use banger_proto::size::ByteSize;
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
+use rusqlite::{Connection, Row, named_params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -99,6 +99,36 @@ pub enum ReplaceError {
     Store(#[from] StoreError),
 }
 
+/// What the database holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rows {
+    /// The VMs, the oldest first.
+    pub vms: Vec<VmRow>,
+    /// Rows that hold what no banger writes. They stay as they are, and so does all that may
+    /// be theirs on the host.
+    pub malformed: Vec<MalformedRow>,
+}
+
+/// A row that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MalformedRow {
+    /// The VM's id, as far as the row has one.
+    pub id: String,
+    /// Its slot, as far as the row has one.
+    pub slot: Option<u16>,
+    /// The first column that is malformed.
+    pub column: &'static str,
+}
+
+/// A VM that has lost its row.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// The row that it gets.
+    pub row: VmRow,
+    /// Whether it may get another slot: nothing on the host has the name of the old one.
+    pub may_move: bool,
+}
+
 /// Slots that are being swept of strays: no new VM gets one of them meanwhile.
 #[derive(Clone, Debug, Default)]
 pub struct HeldSlots(Arc<Mutex<BTreeSet<u16>>>);
@@ -126,19 +156,63 @@ impl Database {
     /// All rows, the oldest first.
     ///
     /// # Errors
-    /// The query fails, or a row is malformed.
-    pub async fn vms(&self) -> Result<Vec<VmRow>, StoreError> {
-        self.call(|connection| {
-            let query = StoreError::query("list VMs");
-            let mut statement = connection
-                .prepare_cached("SELECT * FROM vm ORDER BY created_at, id")
-                .map_err(query)?;
-            let mut rows = statement.query([]).map_err(query)?;
-            let mut vms = Vec::new();
-            while let Some(row) = rows.next().map_err(query)? {
-                vms.push(read(row)?);
+    /// The query fails.
+    pub async fn vms(&self) -> Result<Rows, StoreError> {
+        self.call(|connection| read_all(connection)).await
+    }
+
+    /// Adds rows that were lost, each with its own name and slot where they are free. Another
+    /// VM's name gets a number behind it; a slot is changed only if [`Lost::may_move`].
+    /// Returns those that have a row now.
+    ///
+    /// # Errors
+    /// The database fails: then none has.
+    pub async fn bring_back(&self, lost: Vec<Lost>, slots: u16) -> Result<Vec<VmRow>, StoreError> {
+        self.change(move |connection| {
+            let query = StoreError::query("bring VMs back");
+            let transaction = connection.transaction().map_err(query)?;
+            let mut back = Vec::new();
+            for Lost { mut row, may_move } in lost {
+                // Its own malformed row, if that is what was lost of it.
+                transaction
+                    .execute("DELETE FROM vm WHERE id = ?", [row.id.as_str()])
+                    .map_err(query)?;
+                row.name = free_name_like(&transaction, row.name)?;
+                let taken = taken_slots(&transaction)?;
+                if taken.contains(&row.slot) {
+                    let other = (1..=slots).find(|slot| !taken.contains(slot));
+                    match other.filter(|_| may_move) {
+                        Some(other) => row.slot = other,
+                        None => continue,
+                    }
+                }
+                write(&transaction, INSERT, &row, "bring a VM back")?;
+                back.push(row);
             }
-            Ok(vms)
+            transaction.commit().map_err(query)?;
+            Ok(back)
+        })
+        .await
+    }
+
+    /// Replaces and removes rows, all or none of them, with one wait for the disk.
+    ///
+    /// # Errors
+    /// The database fails: then no row has changed.
+    pub async fn settle(&self, changed: Vec<VmRow>, gone: Vec<VmId>) -> Result<(), StoreError> {
+        if changed.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        self.change(move |connection| {
+            let query = StoreError::query("update VMs");
+            let transaction = connection.transaction().map_err(query)?;
+            for row in &changed {
+                write(&transaction, UPDATE, row, "update a VM")?;
+            }
+            for id in &gone {
+                remove(&transaction, id)?;
+            }
+            transaction.commit().map_err(query)
         })
         .await
     }
@@ -154,7 +228,7 @@ impl Database {
         slots: u16,
         held: HeldSlots,
     ) -> Result<VmRow, InsertError> {
-        self.call(move |connection| {
+        self.change(move |connection| {
             let query = StoreError::query("add a VM");
             let transaction = connection.transaction().map_err(query)?;
             let name = match new.name {
@@ -182,7 +256,7 @@ impl Database {
     /// # Errors
     /// The database fails.
     pub async fn update_vm(&self, row: VmRow) -> Result<(), StoreError> {
-        self.call(move |connection| write(connection, UPDATE, &row, "update a VM"))
+        self.change(move |connection| write(connection, UPDATE, &row, "update a VM"))
             .await
     }
 
@@ -191,7 +265,7 @@ impl Database {
     /// # Errors
     /// Another VM has the name, or the database fails; the row is as it was.
     pub async fn replace_vm(&self, row: VmRow) -> Result<(), ReplaceError> {
-        self.call(move |connection| {
+        self.change(move |connection| {
             let query = StoreError::query("change a VM");
             let transaction = connection.transaction().map_err(query)?;
             let taken: bool = transaction
@@ -216,13 +290,7 @@ impl Database {
     /// # Errors
     /// The database fails.
     pub async fn remove_vm(&self, id: VmId) -> Result<(), StoreError> {
-        self.call(move |connection| {
-            connection
-                .execute("DELETE FROM vm WHERE id = ?", [id.as_str()])
-                .map(|_| ())
-                .map_err(StoreError::query("remove a VM"))
-        })
-        .await
+        self.change(move |connection| remove(connection, &id)).await
     }
 
     /// Holds `slot` if no VM has it; `None` if one does.
@@ -248,6 +316,11 @@ impl Database {
         .await
     }
 }
+
+/// Every column that a row is read of.
+const COLUMNS: &str = "id, name, slot, phase, failure, image, image_id, kernel, vcpu, memory, \
+    disk_size, system_size, engine, engine_reason, nat, labels, lease, created_at, started_at, \
+    stages, expires_at";
 
 const INSERT: &str = "
     INSERT INTO vm VALUES (
@@ -302,7 +375,39 @@ fn write(
         .map_err(query)
 }
 
-fn read(row: &Row<'_>) -> Result<VmRow, StoreError> {
+/// Fails if the table is not what this build reads.
+pub(super) fn probe(connection: &Connection) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(&format!("SELECT {COLUMNS} FROM vm"))?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
+/// All rows, the oldest first.
+pub(crate) fn read_all(connection: &Connection) -> Result<Rows, StoreError> {
+    let query = StoreError::query("list VMs");
+    let mut statement = connection
+        .prepare_cached("SELECT * FROM vm ORDER BY created_at, id")
+        .map_err(query)?;
+    let mut rows = statement.query([]).map_err(query)?;
+    let mut found = Rows::default();
+    while let Some(row) = rows.next().map_err(query)? {
+        match read(row) {
+            Ok(vm) => found.vms.push(vm),
+            Err(malformed) => found.malformed.push(malformed),
+        }
+    }
+    Ok(found)
+}
+
+fn remove(connection: &Connection, id: &VmId) -> Result<(), StoreError> {
+    connection
+        .execute("DELETE FROM vm WHERE id = ?", [id.as_str()])
+        .map(|_| ())
+        .map_err(StoreError::query("remove a VM"))
+}
+
+fn read(row: &Row<'_>) -> Result<VmRow, MalformedRow> {
     let columns = Columns { row };
     Ok(VmRow {
         id: columns.parsed("id")?,
@@ -345,23 +450,26 @@ struct Columns<'r> {
 }
 
 impl Columns<'_> {
-    fn malformed(&self, column: &'static str) -> StoreError {
-        let vm = self.row.get("id").unwrap_or_else(|_| "?".to_owned());
-        StoreError::Row { vm, column }
+    fn malformed(&self, column: &'static str) -> MalformedRow {
+        MalformedRow {
+            id: self.row.get("id").unwrap_or_default(),
+            slot: self.row.get("slot").ok(),
+            column,
+        }
     }
 
-    fn plain<T: rusqlite::types::FromSql>(&self, column: &'static str) -> Result<T, StoreError> {
+    fn plain<T: rusqlite::types::FromSql>(&self, column: &'static str) -> Result<T, MalformedRow> {
         self.row.get(column).map_err(|_| self.malformed(column))
     }
 
     fn optional<T: rusqlite::types::FromSql>(
         &self,
         column: &'static str,
-    ) -> Result<Option<T>, StoreError> {
+    ) -> Result<Option<T>, MalformedRow> {
         self.plain(column)
     }
 
-    fn parsed<T: std::str::FromStr>(&self, column: &'static str) -> Result<T, StoreError> {
+    fn parsed<T: std::str::FromStr>(&self, column: &'static str) -> Result<T, MalformedRow> {
         self.plain::<String>(column)?
             .parse()
             .map_err(|_| self.malformed(column))
@@ -370,26 +478,26 @@ impl Columns<'_> {
     fn optional_parsed<T: std::str::FromStr>(
         &self,
         column: &'static str,
-    ) -> Result<Option<T>, StoreError> {
+    ) -> Result<Option<T>, MalformedRow> {
         let text = self.optional::<String>(column)?;
         text.map(|text| text.parse().map_err(|_| self.malformed(column)))
             .transpose()
     }
 
-    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, StoreError> {
+    fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, MalformedRow> {
         serde_json::from_str(&self.plain::<String>(column)?).map_err(|_| self.malformed(column))
     }
 
     fn optional_json<T: DeserializeOwned>(
         &self,
         column: &'static str,
-    ) -> Result<Option<T>, StoreError> {
+    ) -> Result<Option<T>, MalformedRow> {
         let text = self.optional::<String>(column)?;
         text.map(|text| serde_json::from_str(&text).map_err(|_| self.malformed(column)))
             .transpose()
     }
 
-    fn size(&self, column: &'static str) -> Result<ByteSize, StoreError> {
+    fn size(&self, column: &'static str) -> Result<ByteSize, MalformedRow> {
         u64::try_from(self.plain::<i64>(column)?)
             .map(ByteSize::from_bytes)
             .map_err(|_| self.malformed(column))
@@ -433,18 +541,34 @@ fn free_name(connection: &Connection) -> Result<VmName, StoreError> {
     unreachable!("there are fewer rows than numbers")
 }
 
-fn free_slot(connection: &Connection, slots: u16, held: &HeldSlots) -> Result<u16, InsertError> {
+/// `name` if no VM has it, else the first free one of `name-2`, `name-3`.
+fn free_name_like(connection: &Connection, name: VmName) -> Result<VmName, StoreError> {
+    if !name_is_taken(connection, &name)? {
+        return Ok(name);
+    }
+    for number in 2_u32.. {
+        // A name may be as long as a label is allowed to be.
+        let Ok(numbered) = format!("{name}-{number}").parse() else {
+            break;
+        };
+        if !name_is_taken(connection, &numbered)? {
+            return Ok(numbered);
+        }
+    }
+    free_name(connection)
+}
+
+fn taken_slots(connection: &Connection) -> Result<BTreeSet<u16>, StoreError> {
     let query = StoreError::query("look for a slot");
     let mut statement = connection
         .prepare_cached("SELECT slot FROM vm")
         .map_err(query)?;
-    let taken: BTreeSet<u16> = statement
-        .query_map([], |row| row.get(0))
-        .map_err(query)?
-        .collect::<rusqlite::Result<_>>()
-        .optional()
-        .map_err(query)?
-        .unwrap_or_default();
+    let slots = statement.query_map([], |row| row.get(0)).map_err(query)?;
+    slots.collect::<rusqlite::Result<_>>().map_err(query)
+}
+
+fn free_slot(connection: &Connection, slots: u16, held: &HeldSlots) -> Result<u16, InsertError> {
+    let taken = taken_slots(connection)?;
     held.with(|held| (1..=slots).find(|slot| !taken.contains(slot) && !held.contains(slot)))
         .ok_or(InsertError::NoFreeSlot(slots))
 }
@@ -489,7 +613,7 @@ pub(crate) mod tests {
 
     fn database() -> (tempfile::TempDir, Database) {
         let dir = tempfile::tempdir().unwrap();
-        let database = Database::open(&dir.path().join("banger.db")).unwrap();
+        let (database, _) = Database::open(&dir.path().join("banger.db")).unwrap();
         (dir, database)
     }
 
@@ -500,7 +624,7 @@ pub(crate) mod tests {
             .insert_vm(new(Some("a")), 9, HeldSlots::default())
             .await
             .unwrap();
-        assert_eq!(database.vms().await.unwrap(), [row.clone()]);
+        assert_eq!(database.vms().await.unwrap().vms, [row.clone()]);
         row.phase = Phase::Failed;
         row.failure = Some(ApiError::new(ErrorKind::Failed, "no").with_hint("try"));
         row.image_id = Some(ImageId::new());
@@ -514,9 +638,9 @@ pub(crate) mod tests {
             took_ms: 1.25,
         }];
         database.update_vm(row.clone()).await.unwrap();
-        assert_eq!(database.vms().await.unwrap(), [row.clone()]);
+        assert_eq!(database.vms().await.unwrap().vms, [row.clone()]);
         database.remove_vm(row.id).await.unwrap();
-        assert_eq!(database.vms().await.unwrap(), []);
+        assert_eq!(database.vms().await.unwrap().vms, []);
     }
 
     #[tokio::test]
@@ -587,7 +711,7 @@ pub(crate) mod tests {
             let inserted = database.insert_vm(new(Some(name)), 4, HeldSlots::default());
             inserted.await.unwrap();
         }
-        let mut row = database.vms().await.unwrap().remove(0);
+        let mut row = database.vms().await.unwrap().vms.remove(0);
         let other = match row.name.as_str() {
             "a" => "b",
             _ => "a",
@@ -599,29 +723,93 @@ pub(crate) mod tests {
             row.name = name.parse().unwrap();
             database.replace_vm(row.clone()).await.unwrap();
         }
-        assert!(database.vms().await.unwrap().contains(&row));
+        assert!(database.vms().await.unwrap().vms.contains(&row));
     }
 
     #[tokio::test]
-    async fn a_malformed_row_is_named() {
+    async fn a_malformed_row_is_told_of_and_keeps_its_slot() {
         let (_dir, database) = database();
-        let row = database
-            .insert_vm(new(None), 4, HeldSlots::default())
+        let held = HeldSlots::default();
+        let odd = database
+            .insert_vm(new(None), 4, held.clone())
             .await
             .unwrap();
+        let good = database
+            .insert_vm(new(None), 4, held.clone())
+            .await
+            .unwrap();
+        let id = odd.id.clone();
         database
-            .call(|connection| {
+            .call(move |connection| {
                 connection
-                    .execute("UPDATE vm SET phase = 'flying'", [])
+                    .execute("UPDATE vm SET phase = 'flying' WHERE id = ?", [id.as_str()])
                     .unwrap();
                 Ok::<_, StoreError>(())
             })
             .await
             .unwrap();
-        let error = database.vms().await.unwrap_err().to_string();
-        assert_eq!(
-            error,
-            format!("the row of VM {} has a malformed phase", row.id)
-        );
+        let rows = database.vms().await.unwrap();
+        assert_eq!(rows.vms, [good]);
+        let malformed = MalformedRow {
+            id: odd.id.to_string(),
+            slot: Some(odd.slot),
+            column: "phase",
+        };
+        assert_eq!(rows.malformed, [malformed]);
+        let next = database.insert_vm(new(None), 4, held).await.unwrap();
+        assert_eq!(next.slot, 3);
+
+        let lost = Lost {
+            row: odd.clone(),
+            may_move: false,
+        };
+        assert_eq!(database.bring_back(vec![lost], 4).await.unwrap(), [odd]);
+        assert_eq!(database.vms().await.unwrap().malformed, []);
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_comes_back_beside_what_took_its_place() {
+        let (_dir, database) = database();
+        let other = database
+            .insert_vm(new(Some("a")), 3, HeldSlots::default())
+            .await
+            .unwrap();
+        let lost = |may_move| Lost {
+            row: VmRow {
+                slot: other.slot,
+                ..row("a")
+            },
+            may_move,
+        };
+        let back = database
+            .bring_back(vec![lost(true), lost(false), lost(true)], 3)
+            .await
+            .unwrap();
+        let names: Vec<(&str, u16)> = back
+            .iter()
+            .map(|row| (row.name.as_str(), row.slot))
+            .collect();
+        // What runs under a slot that another VM has by now cannot be told from that one.
+        assert_eq!(names, [("a-2", 2), ("a-3", 3)]);
+    }
+
+    #[tokio::test]
+    async fn rows_are_settled_together() {
+        let (_dir, database) = database();
+        let mut rows = Vec::new();
+        for _ in 0..3 {
+            let held = HeldSlots::default();
+            rows.push(database.insert_vm(new(None), 9, held).await.unwrap());
+        }
+        rows[0].phase = Phase::Stopped;
+        let gone = rows[1].id.clone();
+        database
+            .settle(vec![rows[0].clone()], vec![gone])
+            .await
+            .unwrap();
+        rows.remove(1);
+        let found = database.vms().await.unwrap().vms;
+        assert_eq!(found.len(), 2);
+        assert!(rows.iter().all(|row| found.contains(row)));
     }
 }

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod lifecycle;
 pub mod machine_end;
 pub mod plan;
+pub mod record;
 pub mod stage;
 pub mod start;
 pub mod take_down;

@@ -9,7 +9,7 @@ use banger_config::Paths;
 use banger_engine::{Access, Disk, Place};
 use banger_net::plan::Plan as NetworkPlan;
 use banger_proto::agent::{DiskRole, cmdline};
-use banger_proto::id::VmId;
+use banger_proto::id::{InstanceId, VmId};
 use banger_proto::name::VmName;
 
 /// The kernel's parameters that are the same for every VM.
@@ -38,15 +38,17 @@ pub struct Layout {
     pub known_hosts: PathBuf,
     /// How a restarted daemon finds the machine.
     pub handles: PathBuf,
+    /// What the VM is, for when the database is lost.
+    pub record: PathBuf,
 }
 
 impl Layout {
     /// Names everything of the VM `id` in `slot`.
-    pub fn of(paths: &Paths, id: &VmId, slot: u16) -> Self {
+    pub fn of(paths: &Paths, instance: &InstanceId, id: &VmId, slot: u16) -> Self {
         let directory = paths.vms().join(id.as_str());
         Self {
             place: Place {
-                instance: paths.instance(),
+                instance: instance.clone(),
                 slot,
                 vm: id.clone(),
                 runtime_dir: paths.vm_runtime(slot),
@@ -57,6 +59,7 @@ impl Layout {
             ssh_host_key: directory.join("ssh_host_ed25519_key"),
             known_hosts: directory.join("known_hosts"),
             handles: directory.join("handles.json"),
+            record: directory.join(super::record::FILE),
             directory,
         }
     }
@@ -137,18 +140,22 @@ mod tests {
         }
     }
 
+    fn instance() -> InstanceId {
+        "147a0000000000000000000000000000".parse().unwrap()
+    }
+
     fn id() -> VmId {
         "0123456789abcdef0123456789abcdef".parse().unwrap()
     }
 
     #[test]
     fn every_path_follows_from_id_and_slot() {
-        insta::assert_debug_snapshot!(Layout::of(&paths(), &id(), 7));
+        insta::assert_debug_snapshot!(Layout::of(&paths(), &instance(), &id(), 7));
     }
 
     #[test]
     fn the_machine_of_a_vm() {
-        let layout = Layout::of(&paths(), &id(), 7);
+        let layout = Layout::of(&paths(), &instance(), &id(), 7);
         let boot = BootFiles {
             rootfs: "/h/state/images/i/rootfs.ext4".into(),
             vmlinux: "/h/state/kernels/k/vmlinux".into(),
@@ -156,7 +163,7 @@ mod tests {
             initrd: "/h/state/kernels/k/initrd-1.img".into(),
         };
         let network = NetworkConfig {
-            instance: paths().instance(),
+            instance: instance(),
             bridge: ([172, 16, 0, 1].into(), 24),
             runtime_dir: paths().runtime,
             log_dir: paths().logs(),
@@ -174,8 +181,8 @@ mod tests {
 
     #[test]
     fn vms_share_no_path() {
-        let one = Layout::of(&paths(), &VmId::new(), 1);
-        let two = Layout::of(&paths(), &VmId::new(), 2);
+        let one = Layout::of(&paths(), &instance(), &VmId::new(), 1);
+        let two = Layout::of(&paths(), &instance(), &VmId::new(), 2);
         assert_ne!(one.directory, two.directory);
         assert_ne!(one.place.runtime_dir, two.place.runtime_dir);
     }

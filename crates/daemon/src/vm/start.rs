@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, BootFiles, Layout};
 use super::stage::{Moment, Stage, StageError};
-use super::{handles, identity};
+use super::{handles, identity, record};
+use crate::faults::Step;
 use crate::files;
 use crate::guest::{self, Guest};
 use crate::host::Host;
@@ -125,7 +126,7 @@ impl Start {
     pub async fn prepare(&self) -> Result<Artifacts, StartError> {
         let (artifacts, _) = self.stage(Stage::Image, self.image()).await?;
         self.stage(Stage::Directory, self.directory()).await?;
-        self.stage(Stage::Disks, self.disks()).await?;
+        self.stage(Stage::Disks, self.disks(&artifacts)).await?;
         Ok(artifacts)
     }
 
@@ -138,7 +139,7 @@ impl Start {
         self.stage(Stage::Directory, self.directory()).await?;
         // Both run to their end even if one fails, so that neither goes on during the release.
         let (disks, network) = tokio::join!(
-            self.stage(Stage::Disks, self.disks()),
+            self.stage(Stage::Disks, self.disks(&artifacts)),
             self.stage(Stage::Network, self.network()),
         );
         disks?;
@@ -193,7 +194,7 @@ impl Start {
     }
 
     fn layout(&self) -> Layout {
-        Layout::of(&self.host.paths, &self.row.id, self.row.slot)
+        self.host.layout(&self.row.id, self.row.slot)
     }
 
     async fn image(&self) -> Result<(Artifacts, BootFiles), StageError> {
@@ -244,11 +245,20 @@ impl Start {
         Ok(())
     }
 
-    async fn disks(&self) -> Result<(), StageError> {
+    async fn disks(&self, artifacts: &Artifacts) -> Result<(), StageError> {
         let layout = self.layout();
-        self.disk(layout.system_disk, self.row.system_size).await?;
+        self.disk(layout.system_disk.clone(), self.row.system_size)
+            .await?;
         self.pass(Stage::Disks, Moment::HalfWay).await?;
-        self.disk(layout.work_disk, self.row.disk_size).await
+        self.disk(layout.work_disk.clone(), self.row.disk_size)
+            .await?;
+        let mut row = self.row.clone();
+        row.image_id.clone_from(&artifacts.image_id);
+        row.kernel.clone_from(&artifacts.kernel);
+        self.host.faults.step(Step::Record, Moment::Before);
+        crate::blocking(move || record::refresh(&layout, &row)).await?;
+        self.host.faults.step(Step::Record, Moment::HalfWay);
+        Ok(())
     }
 
     async fn disk(
@@ -317,7 +327,9 @@ impl Start {
         let machine = engine.launch(spec).await?;
         self.pass(Stage::Engine, Moment::HalfWay).await?;
         let handle = machine.handle().clone();
+        self.host.faults.step(Step::Handles, Moment::Before);
         crate::blocking(move || handles::write(&layout.handles, &handle)).await?;
+        self.host.faults.step(Step::Handles, Moment::HalfWay);
         Ok(machine)
     }
 
@@ -358,7 +370,7 @@ pub async fn configure(
     artifacts: &Artifacts,
     guest: &Guest,
 ) -> Result<(), StageError> {
-    let layout = Layout::of(&host.paths, &row.id, row.slot);
+    let layout = host.layout(&row.id, row.slot);
     let (name, user_key) = (row.name.clone(), host.user_key());
     let (host_key, authorized) = crate::blocking(move || {
         let host_key = identity::host_key(&layout.ssh_host_key, &layout.known_hosts, &name)?;

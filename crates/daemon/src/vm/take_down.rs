@@ -5,11 +5,14 @@ use std::error::Error;
 use std::fmt;
 
 use banger_engine::ReleaseError;
+use banger_engine::process::Look;
 use banger_proto::api::EngineKind;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::name::VmName;
 
 use super::plan::Layout;
+use super::stage::Moment;
+use crate::faults::{Faults, Step};
 use crate::files;
 use crate::host::Host;
 
@@ -67,15 +70,35 @@ pub async fn take_down(
     engine: EngineKind,
     extent: Extent,
 ) -> Result<(), LeftOver> {
-    let engine_ended = banger_engine::release(&layout.place).await;
+    take_down_seen(host, layout, engine, extent, None).await
+}
+
+/// The same for whoever has looked at the host's processes already, and knows that nobody has
+/// started any for this VM since then.
+///
+/// # Errors
+/// As [`take_down`].
+pub async fn take_down_seen(
+    host: &Host,
+    layout: &Layout,
+    engine: EngineKind,
+    extent: Extent,
+    look: Option<&Look>,
+) -> Result<(), LeftOver> {
+    host.faults.step(Step::Release, Moment::Before);
+    let engine_ended = match look {
+        Some(look) => banger_engine::release_seen(&layout.place, look).await,
+        None => banger_engine::release(&layout.place).await,
+    };
     after_engine(engine_ended, async {
+        host.faults.step(Step::Release, Moment::HalfWay);
         let mut parts: Vec<Part> = Vec::new();
         if engine != EngineKind::Fake {
             let detached = host.network.detach(layout.place.slot).await;
             parts.push(("network", detached.map_err(Into::into)));
         }
-        let layout = layout.clone();
-        let removed = crate::blocking(move || remove_files(&layout, extent)).await;
+        let (layout, faults) = (layout.clone(), host.faults.clone());
+        let removed = crate::blocking(move || remove_files(&layout, extent, &faults)).await;
         parts.extend(removed);
         parts
     })
@@ -109,13 +132,20 @@ async fn after_engine(
     }
 }
 
-fn remove_files(layout: &Layout, extent: Extent) -> Vec<Part> {
-    let directory = match extent {
-        Extent::Running => Ok(()),
-        Extent::Everything => files::remove_directory(&layout.directory),
-    };
+fn remove_files(layout: &Layout, extent: Extent, faults: &Faults) -> Vec<Part> {
+    faults.step(Step::Files, Moment::Before);
     let sockets = files::remove_directory(&layout.place.runtime_dir);
     let handles = files::remove_file(&layout.handles);
+    // Its record first: from then on nothing brings the VM back.
+    let everything = || {
+        files::remove_file(&layout.record)?;
+        faults.step(Step::Files, Moment::HalfWay);
+        files::remove_directory(&layout.directory)
+    };
+    let directory = match extent {
+        Extent::Running => Ok(()),
+        Extent::Everything => everything(),
+    };
     vec![
         ("sockets", sockets.map_err(Into::into)),
         ("handles", handles.map_err(Into::into)),

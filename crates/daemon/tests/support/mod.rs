@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use banger_client::{ByteStream, Client, ClientError};
 use banger_config::Paths;
-use banger_engine::process::marked;
+use banger_engine::process::{Marked, marked};
 use banger_proto::agent::ExecRequest;
 use banger_proto::api::{CreateVm, Operation, OperationEvent, OperationState, Vm, VmState};
 use banger_proto::exit::ExitStatus;
@@ -94,10 +94,45 @@ impl Home {
         Daemon { process, client }
     }
 
+    /// A daemon in which a fault is planted; `None` if it died of it before it was ready.
+    pub async fn try_start_with_fault(&self, fault: &str) -> Option<Daemon> {
+        let mut command = self.command();
+        command.env("BANGER_FAULT", fault);
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        soon(stdout.read_line(&mut line)).await.unwrap();
+        match Client::connect(self.paths().socket()).await {
+            Ok(client) => Some(Daemon { process, client }),
+            Err(_) => {
+                assert!(!soon(process.wait()).await.unwrap().success());
+                None
+            }
+        }
+    }
+
+    /// Copies images and kernels, so that real VMs can be made.
+    pub fn take_store(&self, store: &Path) {
+        let state = self.paths().state;
+        std::fs::create_dir_all(&state).unwrap();
+        for name in ["images", "kernels"] {
+            let mut copy = std::process::Command::new("cp");
+            copy.args(["-r", "--reflink=auto", "--sparse=always"]);
+            copy.arg(store.join(name)).arg(state.join(name));
+            assert!(copy.status().unwrap().success());
+        }
+    }
+
+    /// The processes that carry this home's mark.
+    pub fn processes(&self) -> Vec<Marked> {
+        let instance = banger_config::instance::read(&self.paths().instance()).unwrap();
+        instance.map_or_else(Vec::new, |instance| marked(&instance).unwrap())
+    }
+
     /// Everything that a VM may have on the host, by name.
     pub fn leftovers(&self) -> Vec<String> {
         let paths = self.paths();
-        let processes = marked(&paths.instance()).unwrap();
+        let processes = self.processes();
         let mut found: Vec<String> = processes
             .iter()
             .map(|process| format!("process {}", process.mark))
@@ -121,7 +156,7 @@ impl Drop for Home {
             let log = std::fs::read_to_string(self.paths().daemon_log()).unwrap_or_default();
             eprintln!("the daemon's log:\n{log}");
         }
-        for process in marked(&self.paths().instance()).unwrap_or_default() {
+        for process in self.processes() {
             let pid = rustix::process::Pid::from_raw(process.process.pid.cast_signed());
             let _ =
                 pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
@@ -142,6 +177,16 @@ impl Daemon {
 
     /// As a crash does.
     pub async fn kill(mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    /// As a crash does, after some time; sooner if it dies by itself, which only one with a
+    /// fault may.
+    pub async fn kill_after(mut self, time: Duration, may_die: bool) {
+        if let Ok(ended) = tokio::time::timeout(time, self.process.wait()).await {
+            assert!(may_die, "it ended by itself: {ended:?}");
+            return;
+        }
         self.process.kill().await.unwrap();
     }
 

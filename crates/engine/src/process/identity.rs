@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use banger_proto::id::InstanceId;
 use rustix::process::{Gid, Uid};
 
 /// First of the user ids that systemd's list of uid ranges leaves unused
@@ -28,7 +29,11 @@ impl Identity {
     /// Root's engines get a user of their own each, where this user namespace has so many,
     /// so that one that was taken over by its guest can do nothing to the others. `device`
     /// is what it must open by itself, if anything: its group is kept.
-    pub(crate) fn for_engine(instance: &str, slot: u16, device: Option<&Path>) -> Option<Self> {
+    pub(crate) fn for_engine(
+        instance: &InstanceId,
+        slot: u16,
+        device: Option<&Path>,
+    ) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
         }
@@ -51,8 +56,8 @@ impl Identity {
     }
 }
 
-fn own_id(instance: &str, slot: u16) -> u32 {
-    let instance = u32::from_str_radix(instance, 16).unwrap_or(0) % INSTANCES;
+fn own_id(instance: &InstanceId, slot: u16) -> u32 {
+    let instance = instance.head() % INSTANCES;
     FIRST + (instance << 16) + u32::from(slot)
 }
 
@@ -75,11 +80,13 @@ mod tests {
 
     #[test]
     fn no_two_slots_of_an_instance_share_a_user_and_all_stay_in_the_free_range() {
-        assert_ne!(own_id("1f2e", 1), own_id("1f2e", 2));
-        assert_ne!(own_id("1f2e", 1), own_id("1f2f", 1));
-        for instance in ["0000", "ffff", "0ffc", "0ffd", "zz"] {
+        let instance = |head: &str| format!("{head:0<32}").parse::<InstanceId>().unwrap();
+        let (one, two) = (instance("00001f2e"), instance("00001f2f"));
+        assert_ne!(own_id(&one, 1), own_id(&one, 2));
+        assert_ne!(own_id(&one, 1), own_id(&two, 1));
+        for head in ["0", "ffffffff", "00000ffc", "00000ffd"] {
             for slot in [0, u16::MAX] {
-                assert!((0x7000_0000..=2_147_352_575).contains(&own_id(instance, slot)));
+                assert!((0x7000_0000..=2_147_352_575).contains(&own_id(&instance(head), slot)));
             }
         }
     }

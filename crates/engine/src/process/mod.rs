@@ -8,10 +8,12 @@ mod capture;
 mod detached;
 mod failure;
 mod identity;
-pub(crate) mod marked;
+mod look;
+mod marked;
 mod running;
 
 pub use failure::ProcessFailure;
+pub use look::{Look, Presence};
 pub use marked::{Marked, marked};
 pub use running::{Ended, Process, ProcessId};
 

@@ -212,7 +212,7 @@ fn status(pidfd: BorrowedFd<'_>, parent: Parent) -> Ended {
 
 /// Field 22 of `/proc/<pid>/stat`. The second field, the name in parentheses, may hold
 /// anything, so that the count begins behind its end.
-fn start_time(stat: &str) -> Option<u64> {
+pub(super) fn start_time(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
@@ -227,7 +227,7 @@ fn state(stat: &str) -> Option<char> {
     rest.trim_start().chars().next()
 }
 
-fn boot_id() -> io::Result<String> {
+pub(super) fn boot_id() -> io::Result<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(text.trim_end().to_owned())
 }

@@ -9,8 +9,13 @@ use std::path::{Path, PathBuf};
 
 use banger_engine::{Access, Disk, Engine, MachineSpec, Place, process};
 use banger_proto::agent::DiskRole;
-use banger_proto::id::VmId;
+use banger_proto::id::{InstanceId, VmId};
 use banger_proto::size::ByteSize;
+
+/// The host's processes as they are now.
+pub fn look() -> process::Look {
+    process::Look::take().unwrap()
+}
 
 /// A place of its own for a test. Its directory goes with it.
 pub struct Home {
@@ -26,7 +31,7 @@ impl Home {
         fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o700)).unwrap();
         let vm = VmId::new();
         let place = Place {
-            instance: vm.as_str()[..4].to_owned(),
+            instance: InstanceId::new(),
             slot: 7,
             vm,
             runtime_dir: directory.path().to_owned(),
@@ -74,7 +79,7 @@ impl Home {
     pub async fn assert_released(&self, engine: &dyn Engine) {
         assert_eq!(process::marked(&self.place.instance).unwrap(), []);
         assert!(
-            banger_engine::adopt(engine.kind(), &self.place, None)
+            banger_engine::adopt(engine.kind(), &self.place, None, &look())
                 .await
                 .unwrap()
                 .is_none()

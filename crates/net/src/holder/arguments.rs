@@ -3,6 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::net::Ipv4Addr;
 
+use banger_proto::id::{InstanceId, InvalidId};
+
 use super::Place;
 
 const INSTANCE: &str = "--instance";
@@ -31,7 +33,7 @@ impl Arguments {
                 let bridge = format!("{address}/{prefix}");
                 let mut words: Vec<OsString> = vec![
                     INSTANCE.into(),
-                    place.instance.clone().into(),
+                    place.instance.as_str().into(),
                     BRIDGE.into(),
                     bridge.into(),
                     RUNTIME_DIR.into(),
@@ -61,7 +63,7 @@ impl Arguments {
             let value = words.next();
             let value = value.ok_or_else(|| format!("{} has no value", option.display()))?;
             match option.to_str() {
-                Some(INSTANCE) => instance = Some(text(&value)?.to_owned()),
+                Some(INSTANCE) => instance = Some(id(text(&value)?)?),
                 Some(BRIDGE) => bridge = Some(address(text(&value)?)?),
                 Some(RUNTIME_DIR) => runtime_dir = Some(value.into()),
                 Some(LOG_DIR) => log_dir = Some(value.into()),
@@ -85,6 +87,10 @@ fn text(value: &OsStr) -> Result<&str, String> {
         .ok_or_else(|| format!("{} is not text", value.display()))
 }
 
+fn id(text: &str) -> Result<InstanceId, String> {
+    text.parse().map_err(|error: InvalidId| error.to_string())
+}
+
 fn address(text: &str) -> Result<(Ipv4Addr, u8), String> {
     let parts = text.split_once('/');
     let parsed = parts.and_then(|(ip, prefix)| Some((ip.parse().ok()?, prefix.parse().ok()?)));
@@ -99,7 +105,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_the_daemon_writes_the_holder_reads(
-            instance in "[0-9a-f]{4}",
+            instance in "[0-9a-f]{32}",
             address in any::<[u8; 4]>(),
             prefix in any::<u8>(),
             runtime_dir in "/\\PC{0,30}",
@@ -107,7 +113,7 @@ mod tests {
             open in any::<bool>(),
         ) {
             let place = Place {
-                instance,
+                instance: instance.parse().unwrap(),
                 bridge: (address.into(), prefix),
                 runtime_dir: runtime_dir.into(),
                 log_dir: log_dir.into(),

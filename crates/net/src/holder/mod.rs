@@ -34,6 +34,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use banger_proto::id::InstanceId;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 pub(crate) use arguments::Arguments;
@@ -118,7 +119,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), HolderEr
 /// Where a holder holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    pub(crate) instance: String,
+    pub(crate) instance: InstanceId,
     pub(crate) bridge: (Ipv4Addr, u8),
     pub(crate) runtime_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
@@ -128,7 +129,7 @@ pub(crate) struct Place {
 
 fn hold(place: &Place) -> Result<(), HolderError> {
     let wrong = |error: InvalidConfig| HolderError::Arguments(error.to_string());
-    let instance: Instance = place.instance.parse().map_err(wrong)?;
+    let instance = Instance::of(&place.instance);
     let subnet = Subnet::new(place.bridge).map_err(wrong)?;
     space::leave_the_daemon()?;
     // Held until the process ends. Waiting is right: who holds it is on its way out, or

@@ -82,6 +82,9 @@ pub struct Place {
     directory: PathBuf,
 }
 
+/// Taps are called `bgr-1f2e-<slot>`.
+const INSTANCE: &str = "1f2e0000000000000000000000000000";
+
 impl Place {
     fn runtime_dir(&self) -> PathBuf {
         self.directory.join("run")
@@ -90,7 +93,7 @@ impl Place {
     fn config(&self) -> NetworkConfig {
         let own = std::env::current_exe().unwrap();
         NetworkConfig {
-            instance: "1f2e".to_owned(),
+            instance: INSTANCE.parse().unwrap(),
             bridge: (Ipv4Addr::new(172, 16, 0, 1), 24),
             runtime_dir: self.runtime_dir(),
             log_dir: self.directory.join("log"),
@@ -453,7 +456,7 @@ fn a_holder_that_nobody_waits_for_ends(place: &Place) {
         .args([
             "net-holder",
             "--instance",
-            "1f2e",
+            INSTANCE,
             "--bridge",
             "172.16.0.1/24",
         ])
@@ -479,7 +482,7 @@ fn two_instances_stand_side_by_side(place: &Place) {
     let before = place.traces();
     let one = place.network();
     let mut config = place.config();
-    config.instance = "abcd".to_owned();
+    config.instance = "abcd".repeat(8).parse().unwrap();
     config.runtime_dir = place.directory.join("run2");
     config.log_dir = place.directory.join("log2");
     let two = Network::new(config).unwrap();

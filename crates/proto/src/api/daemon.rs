@@ -30,4 +30,7 @@ pub struct DaemonStatus {
     pub vms: u32,
     /// Number of VMs that run.
     pub running: u32,
+    /// What is odd and lasts, such as a damaged database that was replaced; a sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }

@@ -11,7 +11,6 @@ use crate::guest::{self, Guest};
 use crate::host::Host;
 use crate::store::VmRow;
 use crate::vm::machine_end;
-use crate::vm::plan::Layout;
 use crate::vm::stage::StageError;
 use crate::vm::start::{self, Artifacts, Disks, Start, StartError, Started};
 use crate::vm::take_down::{Extent, LeftOver, take_down};
@@ -68,7 +67,7 @@ pub(super) async fn prepare(start: Start) -> Result<Artifacts, Box<NotStarted>> 
 /// # Errors
 /// What is left over.
 pub(super) async fn release(host: &Host, row: &VmRow, extent: Extent) -> Result<(), LeftOver> {
-    let layout = Layout::of(&host.paths, &row.id, row.slot);
+    let layout = host.layout(&row.id, row.slot);
     take_down(host, &layout, row.engine, extent).await
 }
 

@@ -130,6 +130,10 @@ enum Command {
         reply: oneshot::Sender<Result<Operation, RequestError>>,
     },
     Tidy,
+    Adopt(Arc<dyn Machine>),
+    Lost {
+        pid: Option<u32>,
+    },
     Quiesce(oneshot::Sender<()>),
 }
 
@@ -243,6 +247,19 @@ impl Handle {
     pub async fn tidy(&self) {
         // A task that is gone has nothing to tidy.
         let _ = self.mailbox.send(Command::Tidy).await;
+    }
+
+    /// Gives a VM the machine that was found of it, if it has none.
+    pub async fn adopt(&self, machine: Arc<dyn Machine>) {
+        // A task that is gone has no use for it.
+        let _ = self.mailbox.send(Command::Adopt(machine)).await;
+    }
+
+    /// Tells a VM that runs, as far as it knows, that its machine of this process id is not on
+    /// the host; `None`: that it has none, and none was found.
+    pub async fn lost(&self, pid: Option<u32>) {
+        // A task that is gone knows.
+        let _ = self.mailbox.send(Command::Lost { pid }).await;
     }
 
     /// Calls off a start that goes on, and waits for a stop; returns when the VM has no work any

@@ -18,7 +18,7 @@ use crate::store::VmRow;
 use crate::vm::change::Settings;
 use crate::vm::identity;
 use crate::vm::lifecycle::Request;
-use crate::vm::plan::{self, Layout};
+use crate::vm::plan;
 use crate::vm::start::{self, Artifacts};
 
 /// How long an engine may take to end by the signal that was chosen, before it is killed.
@@ -261,7 +261,7 @@ impl Change {
             }
         }
         if machine.is_none() && row.name != self.was.name {
-            let layout = Layout::of(&host.paths, &row.id, row.slot);
+            let layout = host.layout(&row.id, row.slot);
             let name = row.name.clone();
             let pinned = crate::blocking(move || {
                 // A VM that was only created may have none yet.
@@ -298,7 +298,7 @@ impl Change {
         role: DiskRole,
         size: ByteSize,
     ) -> Result<(), ApiError> {
-        let layout = Layout::of(&host.paths, &self.row.id, self.row.slot);
+        let layout = host.layout(&self.row.id, self.row.slot);
         let disk = plan::own_disk(&layout, role);
         match machine {
             Some(machine) => machine

@@ -8,7 +8,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use banger_engine::{Activity, Exit, Machine};
+use banger_engine::{Activity, Exit, ExitCause, Machine};
 use banger_proto::api::{Operation, OperationKind};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
@@ -28,7 +28,6 @@ use crate::operations::{Subject, Work};
 use crate::store::{StoreError, VmRow};
 use crate::vm::lifecycle::{self, Event, Next, Phase, Request, Verdict};
 use crate::vm::machine_end;
-use crate::vm::plan::Layout;
 use crate::vm::start::{Artifacts, Disks, Start, Started};
 use crate::vm::take_down::{Extent, LeftOver};
 
@@ -239,6 +238,8 @@ impl Owner {
                     self.run_take_down(Extent::Running, Vec::new(), None);
                 }
             }
+            Command::Adopt(machine) => self.adopt(machine).await,
+            Command::Lost { pid } => self.lost(pid).await,
             Command::Quiesce(reply) => {
                 // A stop is left to its end: hurried, it would cut the guest's power.
                 if matches!(self.phase(), Phase::Creating | Phase::Starting) {
@@ -247,6 +248,32 @@ impl Owner {
                 self.quiesce.push(reply);
             }
         }
+    }
+
+    /// Takes over a machine that could not be taken over when the daemon started.
+    async fn adopt(&mut self, machine: Arc<dyn Machine>) {
+        let phase = self.phase();
+        let wants = matches!(phase, Phase::Running | Phase::Paused);
+        if !wants || self.job.is_some() || self.machine.is_some() {
+            return;
+        }
+        tracing::info!("taken over");
+        let _ = self.enter(phase, None, None).await;
+        self.take_up(Origin::Adopted(machine)).await;
+    }
+
+    /// The machine with this process id, or none, is not on the host any more, and nobody has
+    /// told.
+    async fn lost(&mut self, pid: Option<u32>) {
+        let ran = matches!(self.phase(), Phase::Running | Phase::Paused);
+        if !ran || self.job.is_some() || self.status.borrow().pid != pid {
+            return;
+        }
+        let exit = Exit {
+            cause: ExitCause::Unseen,
+            engine_log: Vec::new(),
+        };
+        self.machine_ended(exit).await;
     }
 
     async fn decide(
@@ -686,9 +713,7 @@ impl Owner {
             return;
         }
         let row = self.row();
-        let console = Layout::of(&self.host.paths, &row.id, row.slot)
-            .place
-            .console_log();
+        let console = self.host.layout(&row.id, row.slot).place.console_log();
         let name = row.name.clone();
         let cause = exit.cause.to_string();
         let broken = crate::blocking(move || machine_end::failure(&name, &exit, &console)).await;

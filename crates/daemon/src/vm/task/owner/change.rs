@@ -10,6 +10,7 @@ use super::{Happening, Owner};
 use crate::store::ReplaceError;
 use crate::vm::change::{self, ChangeError, Settings};
 use crate::vm::lifecycle::{Event, Phase};
+use crate::vm::record;
 use crate::vm::task::orders::{Carried, Change};
 use crate::vm::task::{Ask, RequestError};
 
@@ -36,6 +37,7 @@ impl Owner {
             Err(ReplaceError::Store(error)) => return Err(error.into()),
         }
         self.status.send_modify(|status| status.row = row.clone());
+        self.keep_record().await;
         self.tell_change();
         let work = self.begin(&Ask::Set(Box::default()), request_id);
         let operation = work.operation();
@@ -67,8 +69,19 @@ impl Owner {
             let _ = written.inspect_err(|error| {
                 tracing::error!(%error, "could not write down what a change came to");
             });
+            self.keep_record().await;
         }
         self.job_ended(Event::Changed, carried.error).await;
+    }
+
+    /// The VM's directory says what its row does. If it cannot be told, the next daemon tells it.
+    async fn keep_record(&self) {
+        let row = self.row();
+        let layout = self.host.layout(&row.id, row.slot);
+        let kept = crate::blocking(move || record::refresh(&layout, &row)).await;
+        if let Err(error) = kept {
+            tracing::warn!(%error, "could not keep the VM's record");
+        }
     }
 
     fn tell_change(&self) {

@@ -1,0 +1,658 @@
+//! The crash test: several clients work on several VMs while the daemon is killed, at random
+//! moments and between a stage's own system calls. After each restart every VM is in a state
+//! that its history allows, what was synced is there, and nothing on the host is without owner.
+//!
+//! Each VM has one client, so that its history is a line, and each request's outcome says which
+//! states it may have led to; of a request whose answer died with the daemon it may be any.
+//! `cargo xtask crash` runs it for longer and with real VMs. The seed decides what is done; when
+//! it meets the kill is for the scheduler to say.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use banger_client::{Client, ClientError};
+use banger_config::Config;
+use banger_daemon::leaks;
+use banger_proto::agent::ExecRequest;
+use banger_proto::api::{CreateVm, EngineKind, KillVm, Operation, OperationState, SetVm, VmState};
+use banger_proto::exit::ExitStatus;
+use banger_proto::frame::Frame;
+use banger_proto::size::ByteSize;
+use bytes::BytesMut;
+use support::{Daemon, Home, small};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// How many rounds CI runs.
+const ROUNDS: u32 = 100;
+/// Points at which a daemon can be killed, as `BANGER_FAULT` names them.
+const POINTS: [&str; 11] = [
+    "image",
+    "directory",
+    "disks",
+    "network",
+    "engine",
+    "agent",
+    "record",
+    "handles",
+    "row",
+    "release",
+    "files",
+];
+/// Bytes that a mark takes on a fake VM's disk.
+const MARK_SIZE: u64 = 16;
+
+/// What the runs differ in.
+struct Setting {
+    rounds: u32,
+    seed: u64,
+    engine: EngineKind,
+    /// How many VMs, each with a client of its own.
+    vms: u64,
+    /// Longest time from the clients' start to the kill.
+    longest: Duration,
+    /// How long a VM may take to come to rest or to run.
+    patience: Duration,
+}
+
+impl Setting {
+    fn from_env() -> Self {
+        let number = |name: &str| -> Option<u64> {
+            let text = std::env::var(name).ok()?;
+            Some(
+                text.parse()
+                    .unwrap_or_else(|_| panic!("{name}={text} is no number")),
+            )
+        };
+        let rounds = number("BANGER_CRASH_ROUNDS").unwrap_or(ROUNDS.into());
+        let seed = number("BANGER_CRASH_SEED").unwrap_or_else(|| {
+            let mut bytes = [0; 4];
+            getrandom::fill(&mut bytes).unwrap();
+            u32::from_ne_bytes(bytes).into()
+        });
+        let rounds = rounds.try_into().unwrap();
+        match std::env::var("BANGER_CRASH_ENGINE").as_deref() {
+            Err(_) | Ok("fake") => Self {
+                rounds,
+                seed,
+                engine: EngineKind::Fake,
+                vms: 3,
+                longest: Duration::from_millis(400),
+                patience: Duration::from_secs(60),
+            },
+            Ok("qemu") => Self {
+                rounds,
+                seed,
+                engine: EngineKind::Qemu,
+                vms: 2,
+                longest: Duration::from_secs(30),
+                patience: Duration::from_secs(240),
+            },
+            Ok(other) => panic!("BANGER_CRASH_ENGINE={other} is neither fake nor qemu"),
+        }
+    }
+}
+
+/// Random numbers that a seed repeats (SplitMix64, by Steele, Lea and Flood).
+#[derive(Clone)]
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.roll() % end
+    }
+
+    fn one_of<T: Copy>(&mut self, of: &[T]) -> T {
+        of[usize::try_from(self.below(of.len() as u64)).unwrap()]
+    }
+}
+
+/// A state that lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rest {
+    Absent,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+    Failed,
+}
+
+impl Rest {
+    /// `None`: it does not last.
+    fn of(state: VmState) -> Option<Self> {
+        match state {
+            VmState::Created => Some(Self::Created),
+            VmState::Running => Some(Self::Running),
+            VmState::Paused => Some(Self::Paused),
+            VmState::Stopped => Some(Self::Stopped),
+            VmState::Failed => Some(Self::Failed),
+            VmState::Starting | VmState::Stopping => None,
+        }
+    }
+}
+
+/// What a client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Create,
+    CreateOnly,
+    Start,
+    Stop,
+    Restart,
+    Kill,
+    Pause,
+    Resume,
+    Set,
+    Delete,
+    Mark,
+    List,
+}
+
+impl Act {
+    const OF_ABSENT: [Self; 4] = [Self::Create, Self::Create, Self::CreateOnly, Self::List];
+    const OF_PRESENT: [Self; 14] = [
+        Self::Start,
+        Self::Start,
+        Self::Start,
+        Self::Stop,
+        Self::Stop,
+        Self::Restart,
+        Self::Kill,
+        Self::Pause,
+        Self::Resume,
+        Self::Set,
+        Self::Delete,
+        Self::Mark,
+        Self::Mark,
+        Self::List,
+    ];
+
+    /// Where it leads to when it succeeds, from `from`.
+    fn success(self, from: Rest) -> Rest {
+        match self {
+            Self::Create | Self::Start | Self::Restart | Self::Resume => Rest::Running,
+            Self::Pause => Rest::Paused,
+            Self::CreateOnly => Rest::Created,
+            Self::Stop | Self::Kill => Rest::Stopped,
+            Self::Delete => Rest::Absent,
+            Self::Set | Self::Mark | Self::List => from,
+        }
+    }
+
+    /// Where it may have led to when it did not succeed, from `from`.
+    fn failure(self, from: Rest) -> Vec<Rest> {
+        match self {
+            Self::Create | Self::CreateOnly => vec![Rest::Absent],
+            Self::Start => vec![from, Rest::Failed],
+            // A paused VM goes on before it shuts down.
+            Self::Stop => vec![from, Rest::Running, Rest::Stopped],
+            Self::Restart => vec![from, Rest::Running, Rest::Stopped, Rest::Failed],
+            Self::Kill => vec![from, Rest::Stopped],
+            Self::Pause | Self::Resume => vec![Rest::Running, Rest::Paused],
+            Self::Delete => vec![from, Rest::Absent],
+            Self::Set | Self::Mark | Self::List => vec![from],
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Succeeded,
+    /// The daemon said that it failed.
+    Failed,
+    /// It was refused, and nothing has changed.
+    Refused,
+    /// The daemon died first.
+    Unknown,
+}
+
+/// What was done to a VM, and what it may be in.
+struct History {
+    name: String,
+    may: BTreeSet<Rest>,
+    /// Marks that were synced since the VM was created.
+    marks: Vec<u64>,
+    next_mark: u64,
+    told: String,
+}
+
+impl History {
+    fn new(name: String) -> Self {
+        Self {
+            name,
+            may: [Rest::Absent].into(),
+            marks: Vec::new(),
+            next_mark: 0,
+            told: String::new(),
+        }
+    }
+
+    fn learn(&mut self, act: Act, end: End) {
+        writeln!(self.told, "  {act:?}: {end:?}").unwrap();
+        let before = std::mem::take(&mut self.may);
+        for from in before {
+            match end {
+                End::Succeeded => drop(self.may.insert(act.success(from))),
+                End::Refused => drop(self.may.insert(from)),
+                End::Failed => self.may.extend(act.failure(from)),
+                End::Unknown => {
+                    self.may.insert(from);
+                    self.may.insert(act.success(from));
+                    self.may.extend(act.failure(from));
+                }
+            }
+        }
+        if act == Act::Delete && end == End::Succeeded {
+            self.marks.clear();
+        }
+    }
+
+    #[track_caller]
+    fn settle(&mut self, found: Rest) {
+        assert!(
+            self.may.contains(&found),
+            "VM {} is {found:?} and may be {:?} after:\n{}",
+            self.name,
+            self.may,
+            self.told
+        );
+        writeln!(self.told, "-- found {found:?}").unwrap();
+        self.may = [found].into();
+        if found == Rest::Absent {
+            self.marks.clear();
+            self.told.clear();
+        }
+    }
+
+    /// The only state it can be in, where that is known.
+    fn known(&self) -> Option<Rest> {
+        match self.may.len() {
+            1 => self.may.first().copied(),
+            _ => None,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whenever_the_daemon_is_killed_nothing_is_lost_and_nothing_left() {
+    let setting = Setting::from_env();
+    let store = std::env::var_os("BANGER_TEST_ARTIFACTS");
+    if setting.engine == EngineKind::Qemu && store.is_none() {
+        eprintln!("skipped: real VMs need BANGER_TEST_ARTIFACTS");
+        return;
+    }
+    println!(
+        "seed {}, {} rounds, {}",
+        setting.seed, setting.rounds, setting.engine
+    );
+    let home = Home::new();
+    if let Some(store) = store.filter(|_| setting.engine == EngineKind::Qemu) {
+        home.take_store(store.as_ref());
+    }
+    let mut dice = Dice(setting.seed);
+    let mut histories: Vec<History> = (0..setting.vms)
+        .map(|number| History::new(format!("vm-{number}")))
+        .collect();
+    let mut daemon = home.start().await;
+    for round in 1..=setting.rounds {
+        // Half of the daemons die by a fault, which is planted before they start.
+        let fault = (dice.below(2) == 0).then(|| {
+            let point = dice.one_of(&POINTS);
+            let moment = dice.one_of(&["before", "half"]);
+            format!("kill:{point}:{moment}:{}", 1 + dice.below(4))
+        });
+        if let Some(fault) = &fault {
+            daemon.stop().await;
+            match home.try_start_with_fault(fault).await {
+                Some(started) => daemon = started,
+                // It died of the fault before it served anything.
+                None => {
+                    daemon = home.start().await;
+                    check(&home, &daemon, &mut histories, &setting, round).await;
+                    continue;
+                }
+            }
+        }
+        let enough = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> = histories
+            .into_iter()
+            .map(|history| {
+                let client = daemon.client.clone();
+                let (dice, enough) = (Dice(dice.roll()), Arc::clone(&enough));
+                let disk = disk_of(&home);
+                let engine = setting.engine;
+                tokio::spawn(async move { work(client, history, dice, engine, disk, enough).await })
+            })
+            .collect();
+        let longest = u64::try_from(setting.longest.as_millis()).unwrap();
+        let moment = Duration::from_millis(dice.below(longest));
+        // A fault that no client has met by then is not met in this round.
+        daemon.kill_after(moment, fault.is_some()).await;
+        enough.store(true, Ordering::Relaxed);
+        histories = Vec::new();
+        for client in clients {
+            histories.push(client.await.unwrap());
+        }
+        daemon = home.start().await;
+        check(&home, &daemon, &mut histories, &setting, round).await;
+    }
+    // All that was synced is there, also on VMs that are down, and can be used.
+    for history in &mut histories {
+        if history.known() != Some(Rest::Absent) {
+            finish(&home, &daemon, history, &setting).await;
+        }
+    }
+    let left = leaks::inventory(&home.paths(), &Config::default()).await;
+    assert_eq!(left.leaks().count(), 0, "{}", leaks::render(&left));
+    home.assert_clean();
+    daemon.stop().await;
+}
+
+/// Does random things to one VM until the daemon dies or enough was done.
+async fn work(
+    client: Client,
+    mut history: History,
+    mut dice: Dice,
+    engine: EngineKind,
+    disk: impl Fn(&str) -> String,
+    enough: Arc<AtomicBool>,
+) -> History {
+    while !enough.load(Ordering::Relaxed) {
+        let act = match history.known() {
+            Some(Rest::Absent) => dice.one_of(&Act::OF_ABSENT),
+            _ => dice.one_of(&Act::OF_PRESENT),
+        };
+        let end = match act {
+            Act::Mark => {
+                let mark = history.next_mark;
+                history.next_mark += 1;
+                let end = write_mark(&client, &history.name, mark, engine, &disk).await;
+                if end == End::Succeeded {
+                    history.marks.push(mark);
+                }
+                end
+            }
+            _ => ask(&client, &history.name, act, engine).await,
+        };
+        history.learn(act, end);
+        if end == End::Unknown {
+            break;
+        }
+    }
+    history
+}
+
+async fn ask(client: &Client, name: &str, act: Act, engine: EngineKind) -> End {
+    let begun = match act {
+        Act::Create | Act::CreateOnly => {
+            let vm = new_vm(name, engine, act == Act::CreateOnly);
+            client.create_vm(&vm, None).await
+        }
+        Act::Start => client.start_vm(name).await,
+        Act::Stop => client.stop_vm(name).await,
+        Act::Restart => client.restart_vm(name).await,
+        Act::Kill => client.kill_vm(name, &KillVm::default()).await,
+        Act::Pause => client.pause_vm(name).await,
+        Act::Resume => client.resume_vm(name).await,
+        Act::Set => {
+            let labels = [("touched".to_owned(), Some("yes".to_owned()))].into();
+            let change = SetVm {
+                labels,
+                ..SetVm::default()
+            };
+            client.set_vm(name, &change).await
+        }
+        Act::Delete => client.delete_vm(name).await,
+        Act::List => return end_of(client.vms().await.map(drop)),
+        Act::Mark => unreachable!("it is no operation"),
+    };
+    let operation = match begun {
+        Ok(operation) => operation,
+        Err(error) => return end_of(Err(error)),
+    };
+    match follow(client, &operation).await {
+        Some(operation) if operation.state == OperationState::Succeeded => End::Succeeded,
+        Some(_) => End::Failed,
+        None => End::Unknown,
+    }
+}
+
+fn end_of(result: Result<(), ClientError>) -> End {
+    match result {
+        Ok(()) => End::Succeeded,
+        Err(ClientError::Api(_)) => End::Refused,
+        Err(_) => End::Unknown,
+    }
+}
+
+/// `None`: the daemon died before it was over.
+async fn follow(client: &Client, operation: &Operation) -> Option<Operation> {
+    client.events(&operation.id).await.ok()?.end().await.ok()
+}
+
+fn new_vm(name: &str, engine: EngineKind, no_start: bool) -> CreateVm {
+    let vm = CreateVm {
+        engine: Some(engine),
+        no_start,
+        ..small(name)
+    };
+    match engine {
+        EngineKind::Fake => vm,
+        _ => CreateVm {
+            image: Some("debian-bookworm-slim".parse().unwrap()),
+            memory: Some(ByteSize::from_mib(384)),
+            disk_size: Some(ByteSize::from_mib(256)),
+            system_size: Some(ByteSize::from_mib(256)),
+            ..vm
+        },
+    }
+}
+
+/// Where the disk of a VM with this id is.
+fn disk_of(home: &Home) -> impl Fn(&str) -> String + use<> {
+    let vms = home.paths().vms();
+    move |id| vms.join(id).join("work.ext4").display().to_string()
+}
+
+/// Has the guest write a mark and sync it. The fake guest has no disk of its own, so it writes
+/// to the VM's.
+async fn write_mark(
+    client: &Client,
+    name: &str,
+    mark: u64,
+    engine: EngineKind,
+    disk: &impl Fn(&str) -> String,
+) -> End {
+    let vm = match client.vm(name).await {
+        Ok(vm) => vm,
+        Err(error) => return end_of(Err(error)),
+    };
+    let script = match engine {
+        EngineKind::Fake => {
+            "printf '%-15s\\n' \"mark $1\" | dd of=\"$2\" bs=16 seek=\"$1\" conv=notrunc,fsync 2>&-"
+        }
+        _ => "echo \"mark $1\" >>/root/marks && sync /root/marks",
+    };
+    let words = [
+        "sh",
+        "-c",
+        script,
+        "sh",
+        &mark.to_string(),
+        &disk(vm.id.as_str()),
+    ];
+    match run(client, name, &words).await {
+        Ok(Some((0, _))) => End::Succeeded,
+        // The guest ended before it could tell.
+        Ok(_) => End::Refused,
+        Err(error) => end_of(Err(error)),
+    }
+}
+
+/// Runs a command in a VM; `None`: it did not come to an end.
+async fn run(
+    client: &Client,
+    name: &str,
+    words: &[&str],
+) -> Result<Option<(u8, String)>, ClientError> {
+    let mut stream = client.exec(name).await?;
+    let request = ExecRequest {
+        command: words.iter().map(ToString::to_string).collect(),
+        ..ExecRequest::default()
+    };
+    let begin = Frame::Start(Box::new(request)).to_bytes();
+    if stream.write_all(&begin).await.is_err() {
+        return Ok(None);
+    }
+    let (mut buffer, mut output) = (BytesMut::new(), Vec::new());
+    loop {
+        match stream.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(_) => {}
+        }
+        while let Ok(Some(frame)) = Frame::decode(&mut buffer) {
+            match frame {
+                Frame::Stdout(bytes) => output.extend_from_slice(&bytes),
+                Frame::Exit(ExitStatus::Code(code)) => {
+                    return Ok(Some((code, String::from_utf8_lossy(&output).into_owned())));
+                }
+                Frame::Exit(_) => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Everything that must hold after a restart.
+async fn check(
+    home: &Home,
+    daemon: &Daemon,
+    histories: &mut [History],
+    setting: &Setting,
+    round: u32,
+) {
+    for history in histories.iter_mut() {
+        let found = settled(daemon, &history.name, setting).await;
+        history.settle(found);
+        if found != Rest::Absent && setting.engine == EngineKind::Fake {
+            let id = daemon.client.vm(&history.name).await.unwrap().id;
+            assert_marks_on_disk(&disk_of(home)(id.as_str()), history);
+        }
+    }
+    let names: BTreeSet<String> = daemon
+        .client
+        .vms()
+        .await
+        .unwrap()
+        .iter()
+        .map(|vm| vm.name.to_string())
+        .collect();
+    let expected: BTreeSet<String> = histories
+        .iter()
+        .filter(|history| history.known() != Some(Rest::Absent))
+        .map(|history| history.name.clone())
+        .collect();
+    assert_eq!(names, expected, "round {round}");
+    let inventory = leaks::inventory(&home.paths(), &Config::default()).await;
+    assert!(
+        inventory.leaks().next().is_none() && inventory.unseen.is_empty(),
+        "seed {}, round {round}: {}",
+        setting.seed,
+        leaks::render(&inventory)
+    );
+    let status = daemon.client.daemon_status().await.unwrap();
+    assert_eq!(status.warnings, [""; 0], "round {round}");
+}
+
+/// The state that a VM comes to by itself.
+async fn settled(daemon: &Daemon, name: &str, setting: &Setting) -> Rest {
+    let settle = async {
+        loop {
+            let vm = match daemon.client.vm(name).await {
+                Ok(vm) => vm,
+                Err(ClientError::Api(_)) => return Rest::Absent,
+                Err(error) => panic!("the daemon does not answer: {error}"),
+            };
+            if let Some(rest) = Rest::of(vm.state) {
+                return rest;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(setting.patience, settle)
+        .await
+        .unwrap_or_else(|_| panic!("VM {name} does not come to rest"))
+}
+
+#[track_caller]
+fn assert_marks_on_disk(disk: &str, history: &History) {
+    let file = std::fs::File::open(disk).unwrap();
+    for mark in &history.marks {
+        let mut found = [0; MARK_SIZE as usize];
+        file.read_exact_at(&mut found, mark * MARK_SIZE).unwrap();
+        let text = String::from_utf8_lossy(&found);
+        let expected = format!("mark {mark}");
+        assert_eq!(
+            text.trim_end(),
+            expected,
+            "of VM {}:\n{}",
+            history.name,
+            history.told
+        );
+    }
+}
+
+/// Starts a VM that is down, looks for all of its marks, and deletes it.
+async fn finish(home: &Home, daemon: &Daemon, history: &mut History, setting: &Setting) {
+    let name = history.name.clone();
+    if history.known() != Some(Rest::Running) {
+        let end = ask(&daemon.client, &name, Act::Start, setting.engine).await;
+        assert_eq!(
+            end,
+            End::Succeeded,
+            "the start of {name} after:\n{}",
+            history.told
+        );
+    }
+    match setting.engine {
+        EngineKind::Fake => {
+            let id = daemon.client.vm(&name).await.unwrap().id;
+            assert_marks_on_disk(&disk_of(home)(id.as_str()), history);
+        }
+        _ => {
+            let read = run(
+                &daemon.client,
+                &name,
+                &["sh", "-c", "cat /root/marks || true"],
+            )
+            .await;
+            let (_, marks) = read.unwrap().expect("it comes to an end");
+            let found: BTreeSet<&str> = marks.lines().collect();
+            for mark in &history.marks {
+                let line = format!("mark {mark}");
+                assert!(
+                    found.contains(&*line),
+                    "{line} of {name} after:\n{}",
+                    history.told
+                );
+            }
+        }
+    }
+    let end = ask(&daemon.client, &name, Act::Delete, setting.engine).await;
+    assert_eq!(end, End::Succeeded);
+}
