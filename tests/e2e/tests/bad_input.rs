@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
-use banger_e2e::{Home, Output};
+use banger_e2e::{Home, Output, pid_exits_within};
 
 /// The shape of every error: one line what, lines why, one line what to do.
 #[track_caller]
@@ -168,7 +169,9 @@ fn a_read_only_state_directory_is_reported() {
     let output = home.banger(["vm", "list"]).run().exited_with(1);
     assert_clear(&output);
     output.says(&home.paths().state.display().to_string());
-    assert_eq!(home.daemon(), None);
+    // The daemon that could not start has said so just before its end.
+    let ended = |daemon| pid_exits_within(daemon, Duration::from_secs(10));
+    assert!(home.daemon().is_none_or(ended));
 }
 
 #[test]

@@ -39,32 +39,33 @@ impl BareEngine {
             .filter(|word| !word.is_empty())
             .map(|word| String::from_utf8_lossy(word).into_owned())
             .collect();
-        let opened = |fd: &str| {
-            fs::read_link(process.join("fd").join(fd))
-                .with_context(|| format!("QEMU's descriptor {fd} cannot be looked at"))
-        };
+        let open_files = open_files(&process.join("fd"))?;
 
         let mut bare = Self {
             arguments: vec![words[0].clone()],
             writable: Vec::new(),
             directory: directory.to_owned(),
         };
-        let mut sets: BTreeMap<&str, PathBuf> = BTreeMap::new();
         let mut words = words[1..].iter().map(String::as_str).peekable();
         while let Some(word) = words.next() {
             if word == "-add-fd" {
-                let value = words.next().context("-add-fd has a value")?;
-                let (fd, set) = value.split_once(",set=").context("a set")?;
-                sets.insert(set, opened(fd.trim_start_matches("fd="))?);
+                // The bare one opens its files by their paths.
+                words.next().context("-add-fd has a value")?;
                 continue;
             }
             let mut text = word.to_owned();
             if let Some(fd) = word.strip_prefix("/proc/self/fd/") {
-                text = opened(fd)?.display().to_string();
+                let path = open_files.get(fd).context("QEMU keeps what it was given")?;
+                text = path.display().to_string();
             }
             if let Some((before, rest)) = word.split_once("/dev/fdset/") {
-                let (set, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
-                let path = sets.get(set).context("a set was added before")?;
+                let (_, after) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+                // QEMU keeps duplicates of a set's descriptors, so the number tells nothing.
+                let name = file_in_set(word)?;
+                let mut paths = open_files.values();
+                let path = paths
+                    .find(|path| path.file_name().is_some_and(|found| found == name))
+                    .with_context(|| format!("QEMU has no `{name}` open"))?;
                 let path = bare.own(path, word.contains("read-only=on"), pristine)?;
                 text = format!("{before}{}{after}", path.display());
             }
@@ -130,6 +131,35 @@ impl BareEngine {
         answered.context("the bare engine's agent did not answer")?;
         Ok(took)
     }
+}
+
+/// What a process has open, by the descriptor's number.
+fn open_files(descriptors: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let entries = fs::read_dir(descriptors).context("QEMU's descriptors cannot be looked at")?;
+    let mut files = BTreeMap::new();
+    for entry in entries {
+        let entry = entry?;
+        // One may have been closed meanwhile.
+        if let Ok(path) = fs::read_link(entry.path()) {
+            files.insert(entry.file_name().to_string_lossy().into_owned(), path);
+        }
+    }
+    Ok(files)
+}
+
+/// The name of the file that stands for the descriptor set in an argument.
+fn file_in_set(argument: &str) -> Result<&'static str> {
+    let is = |part: &str| argument.split(',').any(|found| found == part);
+    [
+        ("node-name=base", "rootfs.ext4"),
+        ("node-name=system", "system.ext4"),
+        ("node-name=modules", "modules.ext4"),
+        ("node-name=work", "work.ext4"),
+        ("id=console", "console.log"),
+    ]
+    .into_iter()
+    .find_map(|(part, file)| is(part).then_some(file))
+    .with_context(|| format!("`{argument}` is for none of banger's files"))
 }
 
 /// Says hello to the agent, and waits for the first byte of its answer.
