@@ -11,10 +11,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::{Buf, Bytes, BytesMut};
+use rustix::fs::{lgetxattr, llistxattr};
 use rustix::process::geteuid;
 use tar::{Archive, Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
+/// Longest list of attributes' names, and longest value (xattr(7)).
+const ATTRIBUTE_NAMES_MAX: usize = 64 * 1024;
+const ATTRIBUTE_MAX: usize = 64 * 1024;
 /// Size of the pieces in which an archive is sent.
 const PIECE: usize = 64 * 1024;
 
@@ -50,10 +54,23 @@ pub enum FilesError {
         name: String,
         /// Why.
         reason: String,
+        /// What of that the system said.
+        kind: io::ErrorKind,
     },
     /// Nobody takes the archive any more.
     #[error("the archive's reader is gone")]
     Gone,
+}
+
+impl FilesError {
+    /// What the system said, where it was the system.
+    pub fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Read { reason, .. } | Self::Target { reason, .. } => Some(reason.kind()),
+            Self::Unpack { kind, .. } => Some(*kind),
+            Self::Archive(_) | Self::Escape(_) | Self::Gone => None,
+        }
+    }
 }
 
 /// Packs what is at `path` and sends the archive's bytes. Blocks.
@@ -126,6 +143,7 @@ impl Packer {
             self.links.insert(identity, name.to_owned());
         }
         if kind.is_file() {
+            self.append_attributes(path)?;
             let file = File::open(path).map_err(read)?;
             // A file that grows or shrinks meanwhile keeps the length of its header.
             let data = file.chain(io::repeat(0)).take(metadata.len());
@@ -139,6 +157,25 @@ impl Packer {
             .set_device_minor(device(rustix::fs::minor))
             .map_err(read)?;
         self.append(&mut header, name, io::empty())
+    }
+
+    /// Puts a file's extended attributes in front of its entry, in the way of GNU tar and of
+    /// star. Those of the overlay and of access control are the file system's own. (A value with
+    /// a newline is lost on the way in: the library takes that for the record's end.)
+    fn append_attributes(&mut self, path: &Path) -> Result<(), FilesError> {
+        let attributes: Vec<(String, Vec<u8>)> = attributes(path)
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("user.") || name == "security.capability")
+            .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value))
+            .collect();
+        if attributes.is_empty() {
+            return Ok(());
+        }
+        let records = attributes
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_slice()));
+        let appended = self.builder.append_pax_extensions(records);
+        appended.map_err(|reason| append_failed(path, reason))
     }
 
     fn append(
@@ -160,6 +197,26 @@ impl Packer {
         let appended = self.builder.append_link(header, name, target);
         appended.map_err(|reason| append_failed(name, reason))
     }
+}
+
+/// The extended attributes of a file; none where the file system has no such thing.
+fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut names = vec![0; ATTRIBUTE_NAMES_MAX];
+    let Ok(length) = llistxattr(path, &mut names[..]) else {
+        return Vec::new();
+    };
+    let names = names[..length].split(|byte| *byte == 0);
+    let names = names.filter_map(|name| Some(str::from_utf8(name).ok()?.to_owned()));
+    names
+        .filter(|name| !name.is_empty())
+        .filter_map(|name| {
+            let mut value = vec![0; ATTRIBUTE_MAX];
+            // One that is gone since the list was made.
+            let length = lgetxattr(path, &name, &mut value[..]).ok()?;
+            value.truncate(length);
+            Some((name, value))
+        })
+        .collect()
 }
 
 fn append_failed(name: &Path, reason: io::Error) -> FilesError {
@@ -216,20 +273,21 @@ pub fn unpack(target: &Path, pieces: mpsc::Receiver<io::Result<Bytes>>) -> Resul
 }
 
 fn put(entry: &mut tar::Entry<'_, impl Read>, target: &Path, name: &str) -> Result<(), FilesError> {
-    let unpack = |reason: String| FilesError::Unpack {
+    let unpack = |error: io::Error| FilesError::Unpack {
         name: name.to_owned(),
-        reason,
+        reason: in_full(&error),
+        kind: error.kind(),
     };
     if entry.header().entry_type() == EntryType::Link {
         // The library replaces files and symbolic links that are in the way, but not for a
         // hard link.
-        let path = entry.path().map_err(|error| unpack(in_full(&error)))?;
-        make_way(target, &path).map_err(|error| unpack(in_full(&error)))?;
+        let path = entry.path().map_err(unpack)?;
+        make_way(target, &path).map_err(unpack)?;
     }
     match entry.unpack_in(target) {
         Ok(true) => Ok(()),
         Ok(false) => Err(FilesError::Escape(name.to_owned())),
-        Err(error) => Err(unpack(in_full(&error))),
+        Err(error) => Err(unpack(error)),
     }
 }
 
@@ -317,6 +375,7 @@ impl Read for PieceReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::XattrFlags;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn packed(path: &Path) -> Vec<u8> {
@@ -350,6 +409,8 @@ mod tests {
         fs::hard_link(tree.join("sub/run"), tree.join("sub/second")).unwrap();
         symlink("/no/where", tree.join("link")).unwrap();
         fs::write(tree.join("sub/read-only/file"), "x").unwrap();
+        let name = "user.note";
+        let noted = rustix::fs::setxattr(tree.join("sub/run"), name, b"\0=", XattrFlags::empty());
         fs::set_permissions(tree.join("sub/read-only"), PermissionsExt::from_mode(0o555)).unwrap();
 
         let target = directory.path().join("new/target");
@@ -371,6 +432,10 @@ mod tests {
         );
         let read_only = fs::metadata(copy.join("sub/read-only")).unwrap();
         assert_eq!(read_only.mode() & 0o7777, 0o555);
+        if noted.is_ok() && geteuid().is_root() {
+            let note = attributes(&copy.join("sub/run"));
+            assert_eq!(note, [(name.to_owned(), b"\0=".to_vec())]);
+        }
         // Again over itself, as a second copy of a workspace does.
         unpacked(&target, &packed(&tree)).unwrap();
     }

@@ -14,6 +14,7 @@ pub mod agent;
 pub mod boot;
 pub mod exec;
 pub mod files;
+pub mod grow;
 pub mod guest;
 pub mod http;
 pub mod identity;

@@ -22,7 +22,7 @@ use crate::boot::{Init, detect};
 /// How long commands have to end where no init ends them.
 const COMMANDS_GRACE: Duration = Duration::from_secs(2);
 /// Where the work disk is mounted.
-const WORK: &str = "/run/banger/work";
+pub(crate) const WORK: &str = "/run/banger/work";
 /// linux/fs.h: `FIFREEZE` is `_IOWR('X', 119, int)`.
 const FIFREEZE: libc::c_ulong = 0xc004_5877;
 

@@ -266,7 +266,7 @@ impl Client {
         log: LogKind,
         follow: bool,
     ) -> Result<Download, ClientError> {
-        self.log_query(vm, &format!("log={}&follow={follow}", log_name(log)))
+        self.log_query(vm, &format!("log={}&follow={follow}", log.as_str()))
             .await
     }
 
@@ -278,7 +278,7 @@ impl Client {
         follow: bool,
         lines: u64,
     ) -> Result<Download, ClientError> {
-        let query = format!("log={}&follow={follow}&tail={lines}", log_name(log));
+        let query = format!("log={}&follow={follow}&tail={lines}", log.as_str());
         self.log_query(vm, &query).await
     }
 
@@ -337,12 +337,4 @@ fn operation_path(id: &OperationId, after: &str) -> String {
 fn files_path(vm: &str, file: &str) -> String {
     let query = path("/files?path=", file, "");
     path("/v1/vms/", vm, &query)
-}
-
-fn log_name(log: LogKind) -> &'static str {
-    match log {
-        LogKind::Console => "console",
-        LogKind::Engine => "engine",
-        LogKind::Boot => "boot",
-    }
 }

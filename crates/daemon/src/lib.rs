@@ -25,6 +25,7 @@ pub mod operations;
 pub mod reconcile;
 pub mod server;
 pub mod store;
+pub mod usage;
 pub mod vm;
 pub mod warnings;
 

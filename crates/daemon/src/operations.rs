@@ -37,6 +37,58 @@ struct Registry {
     entries: HashMap<OperationId, Arc<Entry>>,
     keys: HashMap<String, (OperationId, String)>,
     ended: VecDeque<OperationId>,
+    tally: Tally,
+}
+
+/// How many operations of each kind this daemon has begun and ended.
+#[derive(Clone, Debug)]
+pub struct Tally(Vec<(OperationKind, TallyRow)>);
+
+/// The numbers of one kind.
+#[derive(Clone, Debug)]
+pub struct TallyRow {
+    /// The kind's word in the API.
+    pub kind: String,
+    /// Those that have begun.
+    pub begun: u64,
+    /// Those that did what was asked.
+    pub succeeded: u64,
+    /// Those that did not.
+    pub failed: u64,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        // From the beginning on, so that whoever counts sees the first of a kind as a change.
+        Self(
+            OperationKind::ALL
+                .map(|kind| (kind, TallyRow::new(kind)))
+                .into(),
+        )
+    }
+}
+
+impl Tally {
+    /// The numbers of every kind.
+    pub fn rows(&self) -> impl Iterator<Item = &TallyRow> {
+        self.0.iter().map(|(_, row)| row)
+    }
+
+    fn row(&mut self, kind: OperationKind) -> &mut TallyRow {
+        let found = self.0.iter_mut().find(|(known, _)| *known == kind);
+        &mut found.expect("every kind has its row").1
+    }
+}
+
+impl TallyRow {
+    fn new(kind: OperationKind) -> Self {
+        Self {
+            kind: kind.as_str().to_owned(),
+            begun: 0,
+            succeeded: 0,
+            failed: 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -155,6 +207,11 @@ impl Operations {
         operations
     }
 
+    /// How many have begun and ended so far.
+    pub fn tally(&self) -> Tally {
+        self.registry().tally.clone()
+    }
+
     /// Calls an operation off. One that has ended stays as it is.
     ///
     /// # Errors
@@ -216,8 +273,18 @@ impl Operations {
             began: Instant::now(),
             key,
         });
-        registry.entries.insert(id, Arc::clone(&entry));
-        entry.tell(&entry.record().operation);
+        registry.tally.row(subject.kind).begun += 1;
+        registry.entries.insert(id.clone(), Arc::clone(&entry));
+        let record = entry.record();
+        tracing::info!(
+            operation = %id,
+            kind = subject.kind.as_str(),
+            request_id = record.request_id.as_ref().map(tracing::field::display),
+            vm = record.operation.vm_name.as_ref().map(tracing::field::display),
+            "an operation begins"
+        );
+        entry.tell(&record.operation);
+        drop(record);
         Work {
             entry,
             registry: Arc::clone(&self.registry),
@@ -336,7 +403,7 @@ impl Work {
 
     fn close(&mut self, result: Result<(), ApiError>) {
         self.open = false;
-        let id = {
+        let ended = {
             let mut record = self.entry.record();
             record.operation.state = match &result {
                 Ok(()) => OperationState::Succeeded,
@@ -350,11 +417,27 @@ impl Work {
             });
             let done = OperationEvent::Done(Box::new(record.operation.clone()));
             let id = record.operation.id.clone();
+            let kind = record.operation.kind;
+            let failed = record.operation.error.is_some();
+            tracing::info!(
+                operation = %id,
+                kind = kind.as_str(),
+                request_id = record.request_id.as_ref().map(tracing::field::display),
+                vm = record.operation.vm_name.as_ref().map(tracing::field::display),
+                error = record.operation.error.as_ref().map(tracing::field::display),
+                "an operation ended"
+            );
             self.entry.tell(&record.operation);
             self.entry.add(&mut record, done, |_| false);
-            id
+            (id, kind, failed)
         };
+        let (id, kind, failed) = ended;
         let mut registry = self.registry.lock().expect("no holder of this lock panics");
+        let row = registry.tally.row(kind);
+        match failed {
+            true => row.failed += 1,
+            false => row.succeeded += 1,
+        }
         registry.ended.push_back(id);
         while registry.ended.len() > REMEMBERED
             && let Some(oldest) = registry.ended.pop_front()

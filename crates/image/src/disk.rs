@@ -22,7 +22,7 @@ const RESERVE: u64 = 64 << 20;
 /// Smallest disk that can hold an ext4 file system with a journal.
 pub const SMALLEST: ByteSize = ByteSize::from_mib(16);
 /// Changed whenever templates are made in another way, so that old ones are not used.
-const TEMPLATE_FORMAT: u32 = 1;
+const TEMPLATE_FORMAT: u32 = 2;
 
 /// Why a disk could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -246,6 +246,9 @@ fn format_ext4(path: &Path, size: ByteSize) -> Result<(), DiskError> {
         let mut command = MKE2FS.command()?;
         command
             .args(["-q", "-F", "-t", "ext4", "-m", "0"])
+            // As for a large disk, however small this one is: it may grow to a thousand times
+            // its size while it is mounted, and its blocks and inodes must fit then.
+            .args(["-b", "4096", "-i", "16384"])
             .args(["-E", "discard,lazy_journal_init=1,root_owner=0:0"])
             .arg(path);
         MKE2FS.run(&mut command)
@@ -312,6 +315,25 @@ mod tests {
             facts.matches(": (Blocks ").count(),
             facts.matches("ITABLE_ZEROED").count()
         );
+    }
+
+    #[test]
+    fn a_small_disk_has_room_to_grow() {
+        let Some(place) = workplace() else { return };
+        let disk = place.path().join("disk");
+        clone_blank(place.path(), ByteSize::from_mib(64), &disk).unwrap();
+        let facts = DUMPE2FS
+            .run(DUMPE2FS.command().unwrap().arg(&disk))
+            .unwrap();
+        let facts = String::from_utf8_lossy(&facts).into_owned();
+        let number = |name: &str| -> u64 {
+            let line = facts.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or(&facts).trim().parse().unwrap()
+        };
+        // A descriptor for each 128 MiB: those of 64 GiB fit.
+        let descriptors = (number("Reserved GDT blocks:") + 1) * number("Block size:") / 64;
+        assert!(descriptors << 27 >= 64 << 30, "{facts}");
+        assert_eq!(number("Block size:"), 4096);
     }
 
     #[test]

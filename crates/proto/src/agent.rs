@@ -14,9 +14,22 @@
 //! | `POST /v1/grow`              | [`Grow`]                | 204; the disk's room is there |
 //! | `POST /v1/shutdown`          | [`Shutdown`]            | 202; the guest goes down      |
 //! | `GET /v1/stats`              | -                       | [`Stats`]                     |
+//! | `GET /v1/log`                | -                       | text: the agent's own log     |
 //!
 //! An error is a status of 4xx or 5xx with a JSON [`AgentError`]. The header
 //! `x-request-id` carries the id of the request that all this serves; the agent logs it.
+//! The agent keeps the newest part of its log for `GET /v1/log`.
+//!
+//! Files go as tar streams with modes, owners, times, symbolic and hard links, file
+//! capabilities and `user.` attributes. Out: the entries are named from the base name of the
+//! path on, so that `/etc/apt` gives `apt`, `apt/sources.list`, ..., a file gives just its own
+//! entry, and `/` gives `./`, `./bin`, ...; a path that ends in `/` leads through a symbolic
+//! link, which is else an entry itself. [`FILE_KIND_HEADER`] says what is there. In: below the
+//! path, a directory that is made if it is missing; an entry that would lead out of it, by its
+//! name or through a link, refuses the archive. The refusals: 400 for an archive that is none
+//! or leads out, 403 for what may not be read or written, 404 for what is not there, 409 for
+//! what is in the way (a file in a directory's place), 507 for a disk that is full.
+//!
 //! Unknown fields are ignored on both sides, and new ones have defaults, so that an agent
 //! and a daemon of different versions understand each other.
 
@@ -28,6 +41,9 @@ use crate::size::ByteSize;
 
 /// Header that carries the request id into the guest's log.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
+/// Header of the answer to `GET /v1/files` that says what the path leads to: `directory`,
+/// `file`, or `other` (a device, a link that leads nowhere). Symbolic links are followed.
+pub const FILE_KIND_HEADER: &str = "x-banger-file-kind";
 /// Name of the virtio-serial port of the agent link, below `/dev/virtio-ports`.
 pub const SERIAL_PORT: &str = "banger.agent";
 
@@ -152,6 +168,9 @@ pub struct ExecRequest {
     /// Whether the client sends input. Without it the command reads `/dev/null`.
     #[serde(default)]
     pub stdin: bool,
+    /// Whether the client heeds [`ExecStarted::input_window`]. See [`crate::frame`].
+    #[serde(default)]
+    pub acknowledge_input: bool,
 }
 
 /// The terminal that the client has.
@@ -170,6 +189,9 @@ pub struct Pty {
 pub struct ExecStarted {
     /// Its process id in the guest.
     pub pid: u32,
+    /// How many bytes of input may be on their way without a `taken`; 0: that is not heeded.
+    #[serde(default)]
+    pub input_window: u32,
 }
 
 /// Why a command was not started.

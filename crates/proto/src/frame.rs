@@ -15,6 +15,16 @@
 //! | 18   | agent  | stderr    | bytes                                               |
 //! | 19   | agent  | exit      | JSON of [`crate::exit::ExitStatus`], last frame     |
 //! | 20   | agent  | refused   | JSON of [`crate::agent::ExecRefused`], last frame   |
+//! | 21   | agent  | taken     | number of bytes of stdin: big-endian `u32`          |
+//!
+//! **Input that the command does not read** must not keep the frames behind it from being
+//! heard: a signal is worth most for just such a command. A client that sets
+//! [`crate::agent::ExecRequest::acknowledge_input`] is told with `started` how much input may be on
+//! its way ([`crate::agent::ExecStarted::input_window`]), sends no more than that, and may go on
+//! when `taken` tells what the command, or what stands in for it when it reads no more, has taken
+//! off. The agent has room for the whole window, so that it always reads on. Without the
+//! acknowledgement, or with an agent of an older version, whose window is 0, input is held up by
+//! the stream itself, and so is what follows it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -52,6 +62,8 @@ pub enum Frame {
     Exit(ExitStatus),
     /// The command could not be started; the agent's last frame.
     Refused(ExecRefused),
+    /// So many bytes of input wait no more.
+    Taken(u32),
 }
 
 /// A kind of frame whose payload is plain bytes, for writers that put the header and the
@@ -123,6 +135,7 @@ impl Frame {
             Self::Stderr(bytes) => put(out, 18, bytes),
             Self::Exit(status) => put_json(out, 19, status),
             Self::Refused(refused) => put_json(out, 20, refused),
+            Self::Taken(bytes) => put(out, 21, &bytes.to_be_bytes()),
         }
     }
 
@@ -142,7 +155,7 @@ impl Frame {
             return Ok(None);
         }
         let kind = buffer[0];
-        if !matches!(kind, 0..=3 | 16..=20) {
+        if !matches!(kind, 0..=3 | 16..=21) {
             return Err(FrameError::UnknownKind(kind));
         }
         let length = u32::from_be_bytes(buffer[1..HEADER_LEN].try_into().expect("4 bytes"));
@@ -180,6 +193,7 @@ impl Frame {
             18 => Self::Stderr(payload),
             19 => Self::Exit(json(kind, &payload)?),
             20 => Self::Refused(json(kind, &payload)?),
+            21 => Self::Taken(u32::from_be_bytes(four()?)),
             _ => return Err(FrameError::UnknownKind(kind)),
         })
     }
@@ -213,6 +227,7 @@ mod tests {
             (any::<u16>(), any::<u16>())
                 .prop_map(|(columns, rows)| Frame::Resize { columns, rows }),
             any::<i32>().prop_map(Frame::Signal),
+            any::<u32>().prop_map(Frame::Taken),
             any::<u8>().prop_map(|code| Frame::Exit(ExitStatus::Code(code))),
             "[a-z /-]{0,20}".prop_map(|arg| Frame::Start(Box::new(ExecRequest {
                 command: vec![arg],

@@ -58,6 +58,23 @@ pub(crate) fn await_path(events: &Events, path: &Path) -> bool {
     true
 }
 
+/// Waits until what `look` sees is at least `size`, in bounded time; returns what it saw last.
+pub(super) fn await_size(
+    events: &Events,
+    size: u64,
+    look: impl Fn() -> io::Result<u64>,
+) -> io::Result<u64> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let seen = look()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if seen >= size || left.is_zero() {
+            return Ok(seen);
+        }
+        events.wait(left)?;
+    }
+}
+
 /// The device of a disk, once it is there; `None` if the machine is not meant to have one.
 pub(super) fn find(
     events: &Events,

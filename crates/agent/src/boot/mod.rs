@@ -22,7 +22,7 @@ mod stay;
 use std::convert::Infallible;
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -30,6 +30,7 @@ use std::process::{Child, Command, Stdio};
 use banger_proto::agent::DiskRole;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use crate::grow;
 use crate::guest::SYSTEM_DESCRIPTOR;
 use crate::report::{BootReport, REPORT_PATH};
 use cmdline::CommandLine;
@@ -69,6 +70,9 @@ pub enum BootError {
         /// Its device.
         device: String,
     },
+    /// A disk has become larger, and its file system has not.
+    #[error("its new room cannot be used")]
+    Grow(#[from] grow::GrowError),
     /// The image's root cannot become the root.
     #[error("could not change into the image's root")]
     SwitchRoot(#[source] io::Error),
@@ -115,7 +119,11 @@ fn boot() -> Result<Infallible, BootError> {
     report.step("devices");
 
     let new_root = Path::new(root::NEW_ROOT);
-    let system = root::assemble(&base, system.as_deref(), &mut report)?;
+    let system_device = system;
+    let system = root::assemble(&base, system_device.as_deref(), &mut report)?;
+    if let (Some(device), Some(root)) = (&system_device, &system) {
+        warn(&mut report, "system disk", grow(device, root));
+    }
     report.step("root");
     if let Some(device) = modules {
         warn(
@@ -125,10 +133,11 @@ fn boot() -> Result<Infallible, BootError> {
         );
     }
     if let Some(device) = work {
+        let mounted = seed::mount_work(&device, new_root);
         warn(
             &mut report,
             "work disk",
-            seed::mount_work(&device, new_root),
+            mounted.and_then(|()| grow(&device, &seed::open_work(new_root)?)),
         );
     }
     report.step("disks");
@@ -157,6 +166,31 @@ fn boot() -> Result<Infallible, BootError> {
         say(&format!("could not execute {path}: {error}"));
     }
     stay::stay(agent, system)
+}
+
+/// Has a file system use all of its disk, which may have become larger while the guest was down.
+fn grow(device: &str, root: &impl AsFd) -> Result<(), BootError> {
+    Ok(grow::to_device(device, root)?)
+}
+
+/// The device of a disk of this machine.
+pub(crate) fn device(role: DiskRole) -> Option<String> {
+    let text = fs::read_to_string("/proc/cmdline").ok()?;
+    CommandLine::parse(&text).ok()?.device(role)
+}
+
+/// Waits until a device has at least `size` bytes, in bounded time; returns what it has.
+///
+/// # Errors
+/// The device or the kernel's events cannot be looked at.
+pub(crate) fn await_size(
+    device: &str,
+    size: u64,
+    look: impl Fn(&str) -> io::Result<u64>,
+) -> io::Result<u64> {
+    // They come first, so that no event falls between the look and the wait.
+    let events = disks::Events::listen()?;
+    disks::await_size(&events, size, || look(device))
 }
 
 /// Says something on the console. Where there is none, nobody is told; `eprintln!` would end

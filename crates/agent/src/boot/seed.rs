@@ -46,6 +46,16 @@ pub(super) fn mount_work(device: &str, root: &Path) -> Result<(), BootError> {
     mount_bind(work.join("root"), &home).map_err(|errno| failed(errno.into()))
 }
 
+/// The mounted work disk's own root directory.
+pub(super) fn open_work(root: &Path) -> Result<File, BootError> {
+    let work = root.join(WORK);
+    File::open(&work).map_err(|source| BootError::Mount {
+        what: "the work disk".to_owned(),
+        target: work.display().to_string(),
+        source,
+    })
+}
+
 /// Fills `work/root` from `image`, unless it was filled before.
 fn seed(image: &Path, work: &Path) -> io::Result<()> {
     let seeded = work.join("root");

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use banger_proto::exit::ExitStatus;
-use banger_proto::frame::HEADER_LEN;
+use banger_proto::frame::{DataKind, HEADER_LEN};
 use bytes::{BufMut, Bytes, BytesMut};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -83,10 +83,9 @@ impl Chunk {
     }
 
     /// The output behind a frame header of this kind.
-    pub fn into_frame(mut self, kind: u8) -> Bytes {
-        let length = u32::try_from(self.0.len() - HEADER_LEN).expect("chunks are at most 64 KiB");
-        self.0[0] = kind;
-        self.0[1..HEADER_LEN].copy_from_slice(&length.to_be_bytes());
+    pub fn into_frame(mut self, kind: DataKind) -> Bytes {
+        let header = kind.header(self.0.len() - HEADER_LEN);
+        self.0[..HEADER_LEN].copy_from_slice(&header);
         self.0.freeze()
     }
 }

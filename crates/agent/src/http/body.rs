@@ -4,16 +4,13 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use banger_proto::frame::Frame;
+use banger_proto::agent::ExecStarted;
+use banger_proto::frame::{DataKind, Frame};
 use bytes::Bytes;
 use hyper::body::{Frame as BodyFrame, SizeHint};
 use tokio::sync::mpsc;
 
 use crate::exec::{Event, Stream};
-
-/// Kind bytes of [`banger_proto::frame`] for output, which is framed in place.
-const STDOUT: u8 = 17;
-const STDERR: u8 = 18;
 
 /// The body of a response.
 #[derive(Debug)]
@@ -23,7 +20,7 @@ pub enum Body {
     /// Bytes as they come; an error resets the stream, so that no client takes it for whole.
     Bytes(mpsc::Receiver<io::Result<Bytes>>),
     /// A command's events as frames; dropping the body hangs the command up.
-    Events(mpsc::Receiver<Event>),
+    Events(Events),
 }
 
 impl Body {
@@ -44,7 +41,7 @@ impl hyper::body::Body for Body {
         let next = match self.get_mut() {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(Ok)),
             Self::Bytes(receiver) => receiver.poll_recv(cx),
-            Self::Events(receiver) => receiver.poll_recv(cx).map(|event| Some(Ok(frame(event?)))),
+            Self::Events(events) => events.poll_next(cx).map(|frame| frame.map(Ok)),
         };
         next.map(|bytes| bytes.map(|bytes| bytes.map(BodyFrame::data)))
     }
@@ -63,11 +60,105 @@ impl hyper::body::Body for Body {
     }
 }
 
-fn frame(event: Event) -> Bytes {
-    match event {
-        Event::Started(pid) => Frame::Started(banger_proto::agent::ExecStarted { pid }).to_bytes(),
-        Event::Wrote(Stream::Output, chunk) => chunk.into_frame(STDOUT),
-        Event::Wrote(Stream::Error, chunk) => chunk.into_frame(STDERR),
-        Event::Exited(status) => Frame::Exit(status).to_bytes(),
+/// What comes out of a command, and how far its input has come: `started` first, `exit` last.
+#[derive(Debug)]
+pub struct Events {
+    events: mpsc::Receiver<Event>,
+    taken: mpsc::Receiver<u32>,
+    input_window: u32,
+    stage: Stage,
+}
+
+/// Which frames may come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Before,
+    Running,
+    Ended,
+}
+
+impl Events {
+    /// The client is told of `input_window`, and of what arrives in `taken`.
+    pub(super) fn new(
+        events: mpsc::Receiver<Event>,
+        taken: mpsc::Receiver<u32>,
+        input_window: u32,
+    ) -> Self {
+        Self {
+            events,
+            taken,
+            input_window,
+            stage: Stage::Before,
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.stage == Stage::Ended {
+            return Poll::Ready(None);
+        }
+        // Input first: its client waits, and there is little of this.
+        if self.stage == Stage::Running
+            && let Poll::Ready(Some(bytes)) = self.taken.poll_recv(cx)
+        {
+            return Poll::Ready(Some(Frame::Taken(bytes).to_bytes()));
+        }
+        self.events
+            .poll_recv(cx)
+            .map(|event| Some(self.frame(event?)))
+    }
+
+    fn frame(&mut self, event: Event) -> Bytes {
+        match event {
+            Event::Started(pid) => {
+                self.stage = Stage::Running;
+                let input_window = self.input_window;
+                Frame::Started(ExecStarted { pid, input_window }).to_bytes()
+            }
+            Event::Wrote(Stream::Output, chunk) => chunk.into_frame(DataKind::Stdout),
+            Event::Wrote(Stream::Error, chunk) => chunk.into_frame(DataKind::Stderr),
+            Event::Exited(status) => {
+                self.stage = Stage::Ended;
+                Frame::Exit(status).to_bytes()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_proto::exit::ExitStatus;
+    use bytes::BytesMut;
+
+    #[tokio::test]
+    async fn started_comes_first_and_exit_last_whatever_input_does() {
+        let (events, from_command) = mpsc::channel(8);
+        let (taken, from_input) = mpsc::channel(8);
+        let mut body = Events::new(from_command, from_input, 7);
+        let mut frames = Vec::new();
+        for step in [Event::Started(1), Event::Exited(ExitStatus::Code(0))] {
+            taken.send(5).await.unwrap();
+            events.send(step).await.unwrap();
+        }
+        while let Some(bytes) = std::future::poll_fn(|cx| body.poll_next(cx)).await {
+            frames.push(
+                Frame::decode(&mut BytesMut::from(&bytes[..]))
+                    .unwrap()
+                    .unwrap(),
+            );
+        }
+        let started = ExecStarted {
+            pid: 1,
+            input_window: 7,
+        };
+        assert_eq!(
+            frames,
+            [
+                Frame::Started(started),
+                Frame::Taken(5),
+                Frame::Taken(5),
+                Frame::Exit(ExitStatus::Code(0)),
+            ]
+        );
     }
 }

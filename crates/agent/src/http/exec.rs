@@ -8,12 +8,20 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::{Instrument, debug, info};
 
+use super::body::Events;
 use super::{Answer, Body, Failure};
 use crate::agent::Agent;
 use crate::exec::{self, Command, Control};
+
+/// How much input may wait for a command that does not read it.
+const INPUT_WINDOW: usize = 512 * 1024;
+/// What a frame of input costs beyond its bytes: keeping it takes memory too.
+const FRAME_COST: usize = 64;
+/// How many acknowledgements wait for a client that reads no output.
+const TAKEN_QUEUE: usize = 4;
 
 /// Starts the command of the first frame. The answer begins with `started` or is `refused`.
 pub(super) async fn exec(agent: &Arc<Agent>, request: Request<Incoming>) -> Answer {
@@ -31,8 +39,15 @@ pub(super) async fn exec(agent: &Arc<Agent>, request: Request<Incoming>) -> Answ
             return Ok(Response::new(Body::full(frame.to_bytes())));
         }
     };
-    let input = request.stdin.then_some(input);
-    tokio::spawn(take_input(frames, input, control).in_current_span());
+    let (taken, from_input) = mpsc::channel(TAKEN_QUEUE);
+    let acknowledge = request.stdin && request.acknowledge_input;
+    let input = request
+        .stdin
+        .then(|| Input::new(input, acknowledge.then_some(taken)));
+    let window = if acknowledge { INPUT_WINDOW } else { 0 };
+    let window = u32::try_from(window).expect("the window is far smaller");
+    tokio::spawn(take_frames(frames, input, control).in_current_span());
+    let events = Events::new(events, from_input, window);
     Ok(Response::new(Body::Events(events)))
 }
 
@@ -49,15 +64,13 @@ async fn first(frames: &mut Frames) -> Result<Box<ExecRequest>, Failure> {
 
 /// Carries out the client's frames until its last. The end of the request is the end of the
 /// command's input; a client that is gone is noticed by the response's side.
-async fn take_input(mut frames: Frames, mut input: Option<mpsc::Sender<Bytes>>, control: Control) {
+async fn take_frames(mut frames: Frames, mut input: Option<Input>, control: Control) {
     loop {
         match frames.next().await {
             Ok(Some(Frame::Stdin(bytes))) if bytes.is_empty() => input = None,
             Ok(Some(Frame::Stdin(bytes))) => {
-                if let Some(sender) = &input
-                    && sender.send(bytes).await.is_err()
-                {
-                    input = None;
+                if let Some(input) = &input {
+                    input.push(bytes).await;
                 }
             }
             Ok(Some(Frame::Resize { columns, rows })) => control.resize(columns, rows),
@@ -67,6 +80,51 @@ async fn take_input(mut frames: Frames, mut input: Option<mpsc::Sender<Bytes>>, 
             Err(error) => return debug!(%error, "the client's frames ended"),
         }
     }
+}
+
+/// A command's input, as much of it as may wait. Dropped, it ends behind what waits.
+struct Input {
+    waiting: mpsc::UnboundedSender<Bytes>,
+    /// Bounds what waits. It holds the window and as much again for what frames cost, so that
+    /// it stops nobody who heeds the window.
+    room: Arc<Semaphore>,
+}
+
+impl Input {
+    /// What the command has taken is told to `taken`.
+    fn new(command: mpsc::Sender<Bytes>, taken: Option<mpsc::Sender<u32>>) -> Self {
+        let (waiting, mut pieces) = mpsc::unbounded_channel::<Bytes>();
+        let room = Arc::new(Semaphore::new(2 * INPUT_WINDOW));
+        let freed = room.clone();
+        tokio::spawn(async move {
+            while let Some(bytes) = pieces.recv().await {
+                let length = bytes.len();
+                // A command that has closed its input takes everything, to nowhere.
+                let _ = command.send(bytes).await;
+                freed.add_permits(cost(length));
+                if let Some(taken) = &taken {
+                    let length = u32::try_from(length).expect("payloads are at most MAX_PAYLOAD");
+                    // Without a reader the command is being hung up.
+                    let _ = taken.send(length).await;
+                }
+            }
+        });
+        Self { waiting, room }
+    }
+
+    /// Takes a piece at once from a client that heeds the window; any other one waits here.
+    async fn push(&self, bytes: Bytes) {
+        let cost = u32::try_from(cost(bytes.len())).expect("it is at most the room");
+        let permits = self.room.acquire_many(cost).await;
+        permits.expect("the semaphore is never closed").forget();
+        // The other end goes on until this one is dropped.
+        let _ = self.waiting.send(bytes);
+    }
+}
+
+/// How much of the room a piece of input takes.
+fn cost(length: usize) -> usize {
+    (length + FRAME_COST).min(2 * INPUT_WINDOW)
 }
 
 /// Frames out of a request body.

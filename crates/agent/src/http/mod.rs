@@ -2,6 +2,7 @@
 
 mod body;
 mod exec;
+mod log;
 mod status;
 mod streams;
 
@@ -103,6 +104,8 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Answer {
         ("/v1/files", &Method::PUT) => streams::put_files(request).await,
         ("/v1/clock", &Method::POST) => status::clock(agent, read_json(request).await?),
         ("/v1/stats", &Method::GET) => Ok(json(StatusCode::OK, &crate::stats::read())),
+        ("/v1/log", &Method::GET) => log::log(),
+        ("/v1/grow", &Method::POST) => status::grow(agent, read_json(request).await?).await,
         ("/v1/shutdown", &Method::POST) => status::shutdown(agent, read_json(request).await?),
         _ => Err(Failure::not_found(format!(
             "no such request: {method} {path}"

@@ -3,13 +3,15 @@
 use std::fs;
 use std::sync::Arc;
 
-use banger_proto::agent::{Clock, Configure, Health, Shutdown};
+use banger_proto::agent::{Clock, Configure, Grow, Health, Shutdown};
 use banger_proto::hello::PROTOCOL_VERSION;
 use hyper::StatusCode;
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::{Answer, Failure, empty, json};
 use crate::agent::{Agent, Place, Settings};
+use crate::grow::{self, GrowError};
 use crate::report::uptime_us;
 use crate::ssh::Keys;
 
@@ -59,6 +61,20 @@ pub(super) fn clock(agent: &Agent, clock: Clock) -> Answer {
             .map_err(|error| Failure::internal(format!("could not set the clock: {error}")))?;
     }
     Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// Waits for the kernel and for the disk, beside the other requests.
+pub(super) async fn grow(agent: &Arc<Agent>, grow: Grow) -> Answer {
+    let agent = agent.clone();
+    let grown = spawn_blocking(move || grow::live(&agent, grow)).await;
+    match grown {
+        Ok(Ok(())) => Ok(empty(StatusCode::NO_CONTENT)),
+        Ok(Err(error @ (GrowError::Shared { .. } | GrowError::Absent { .. }))) => {
+            Err(Failure::bad_request(error.to_string()))
+        }
+        Ok(Err(error)) => Err(Failure::internal(error.to_string())),
+        Err(error) => Err(Failure::internal(error.to_string())),
+    }
 }
 
 pub(super) fn shutdown(agent: &Arc<Agent>, shutdown: Shutdown) -> Answer {

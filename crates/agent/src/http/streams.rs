@@ -6,9 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use banger_proto::agent::FILE_KIND_HEADER;
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
+use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
@@ -67,13 +69,11 @@ pub(super) async fn tcp(request: Request<Incoming>) -> Answer {
 pub(super) fn get_files(request: &Request<Incoming>) -> Answer {
     let path = absolute(query(request, "path")?)?;
     if let Err(error) = path.symlink_metadata() {
-        let status = match error.kind() {
-            io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
-            _ => StatusCode::FORBIDDEN,
-        };
+        let status = status_of(error.kind());
         let message = format!("could not read {}: {error}", path.display());
         return Err(Failure { status, message });
     }
+    let kind = kind_of(&path);
     let (sender, receiver) = mpsc::channel(QUEUE);
     let span = tracing::Span::current();
     spawn_blocking(move || {
@@ -84,7 +84,10 @@ pub(super) fn get_files(request: &Request<Incoming>) -> Answer {
             let _ = sender.blocking_send(Err(io::Error::other(error)));
         }
     });
-    Ok(Response::new(Body::Bytes(receiver)))
+    let mut response = Response::new(Body::Bytes(receiver));
+    let headers = response.headers_mut();
+    headers.insert(FILE_KIND_HEADER, HeaderValue::from_static(kind));
+    Ok(response)
 }
 
 /// `PUT /v1/files?path=P`.
@@ -105,8 +108,41 @@ pub(super) async fn put_files(request: Request<Incoming>) -> Answer {
         Ok(Err(error @ (files::FilesError::Escape(_) | files::FilesError::Archive(_)))) => {
             Err(Failure::bad_request(error.to_string()))
         }
-        Ok(Err(error)) => Err(Failure::internal(error.to_string())),
+        Ok(Err(error)) => Err(Failure {
+            status: error
+                .kind()
+                .map_or(StatusCode::INTERNAL_SERVER_ERROR, status_of),
+            message: error.to_string(),
+        }),
         Err(error) => Err(Failure::internal(error.to_string())),
+    }
+}
+
+/// What a path leads to, in the words of [`FILE_KIND_HEADER`].
+fn kind_of(path: &Path) -> &'static str {
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => "directory",
+        Ok(metadata) if metadata.is_file() => "file",
+        _ => "other",
+    }
+}
+
+/// The status of what the system said about a file.
+fn status_of(kind: io::ErrorKind) -> StatusCode {
+    use io::ErrorKind;
+    match kind {
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => StatusCode::FORBIDDEN,
+        ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::AlreadyExists
+        | ErrorKind::DirectoryNotEmpty => StatusCode::CONFLICT,
+        // Not the system's words but the library's: an entry makes no sense, or is cut short.
+        ErrorKind::Other | ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
+            StatusCode::BAD_REQUEST
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

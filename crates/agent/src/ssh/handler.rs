@@ -78,6 +78,7 @@ impl Handler {
             user: self.user(),
             pty,
             stdin: true,
+            acknowledge_input: false,
             cwd: None,
         };
         // A login begins at home, not in the image's directory for commands.

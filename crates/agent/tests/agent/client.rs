@@ -255,7 +255,7 @@ impl Exec {
         while !seen.contains(text) {
             match self.next().await {
                 Some(Frame::Stdout(bytes)) => seen += &String::from_utf8_lossy(&bytes),
-                Some(Frame::Started(_)) => {}
+                Some(Frame::Started(_) | Frame::Taken(_)) => {}
                 other => panic!("{other:?} instead of `{text}` after {seen:?}"),
             }
         }

@@ -8,7 +8,7 @@ use banger_proto::exit::ExitStatus;
 use banger_proto::frame::Frame;
 use bytes::Bytes;
 
-use crate::client::{Client, command};
+use crate::client::{Client, Exec, command};
 use crate::process::TestAgent;
 
 async fn agent() -> (TestAgent, Client) {
@@ -64,6 +64,88 @@ async fn a_command_that_reads_nothing_ends_in_spite_of_its_input() {
     let (_agent, mut client) = agent().await;
     let output = client.run(command(&["true"]), &vec![1; 3_000_000]).await;
     assert_eq!(output.status, Some(ExitStatus::Code(0)));
+}
+
+fn acknowledged(arguments: &[&str]) -> ExecRequest {
+    ExecRequest {
+        acknowledge_input: true,
+        ..command(arguments)
+    }
+}
+
+/// The window that the agent tells of.
+async fn window(exec: &mut Exec) -> usize {
+    match exec.next().await {
+        Some(Frame::Started(started)) => usize::try_from(started.input_window).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_signal_is_heard_behind_a_whole_window_of_input_that_nobody_reads() {
+    let (_agent, mut client) = agent().await;
+    // In large pieces, and in tiny ones as a terminal sends them.
+    for piece in [64 * 1024, 100] {
+        let mut exec = client.exec(acknowledged(&["sleep", "1000"])).await;
+        let window = window(&mut exec).await;
+        assert!(window >= 64 * 1024, "{window}");
+        for _ in 0..window / piece {
+            exec.send(Frame::Stdin(Bytes::from(vec![0; piece]))).await;
+        }
+        exec.send(Frame::Signal(15)).await;
+        loop {
+            match exec.next().await {
+                // The pipe and the queue before it take some.
+                Some(Frame::Taken(_)) => {}
+                other => {
+                    assert_eq!(other, Some(Frame::Exit(ExitStatus::Signal(15))));
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_byte_of_input_is_acknowledged_whether_it_is_read_or_not() {
+    let (_agent, mut client) = agent().await;
+    for script in [
+        "cat > /dev/null",
+        "exec < /dev/null; sleep 0.2; echo closed",
+    ] {
+        let mut exec = client.exec(acknowledged(&["sh", "-c", script])).await;
+        let window = window(&mut exec).await;
+        let mut unacknowledged = 0;
+        for piece in [1, 70_000, 3, 250_000, 100_000, 99_999] {
+            while unacknowledged + piece > window {
+                match exec.next().await {
+                    Some(Frame::Taken(bytes)) => unacknowledged -= usize::try_from(bytes).unwrap(),
+                    Some(Frame::Stdout(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            exec.send(Frame::Stdin(Bytes::from(vec![0; piece]))).await;
+            unacknowledged += piece;
+        }
+        exec.send(Frame::Stdin(Bytes::new())).await;
+        while let Some(frame) = exec.next().await {
+            match frame {
+                Frame::Taken(bytes) => unacknowledged -= usize::try_from(bytes).unwrap(),
+                Frame::Stdout(_) => {}
+                end => assert_eq!(end, Frame::Exit(ExitStatus::Code(0))),
+            }
+        }
+        assert!(unacknowledged <= window);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_no_acknowledgement_gets_none() {
+    let (_agent, mut client) = agent().await;
+    let mut exec = client.exec(command(&["cat"])).await;
+    assert_eq!(window(&mut exec).await, 0);
+    // `finish` panics at any frame that is not of the old protocol.
+    assert_eq!(exec.finish(&[b'x'; 900_000]).await.stdout.len(), 900_000);
 }
 
 #[tokio::test]

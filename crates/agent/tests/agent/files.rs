@@ -1,10 +1,11 @@
 //! Claims about file trees.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use hyper::StatusCode;
 
+use crate::client::full;
 use crate::process::TestAgent;
 
 #[tokio::test]
@@ -63,4 +64,72 @@ async fn an_archive_that_leads_out_is_refused() {
         "{body:?}"
     );
     assert!(!agent.directory.path().join("evil").exists());
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_had_is_refused_in_the_systems_words() {
+    let agent = TestAgent::start().await;
+    let mut client = agent.connect().await;
+    let directory = agent.directory.path().display().to_string();
+    fs::write(format!("{directory}/file"), "x").unwrap();
+    let empty = tar::Builder::new(Vec::new()).into_inner().unwrap();
+    for (method, path, expected, words) in [
+        (
+            "GET",
+            format!("{directory}/none"),
+            StatusCode::NOT_FOUND,
+            "No such file",
+        ),
+        (
+            "GET",
+            format!("{directory}/file/x"),
+            StatusCode::CONFLICT,
+            "Not a directory",
+        ),
+        (
+            "PUT",
+            format!("{directory}/file"),
+            StatusCode::CONFLICT,
+            "File exists",
+        ),
+        (
+            "PUT",
+            format!("{directory}/file/x"),
+            StatusCode::CONFLICT,
+            "Not a directory",
+        ),
+        (
+            "PUT",
+            "relative".to_owned(),
+            StatusCode::BAD_REQUEST,
+            "not an absolute path",
+        ),
+    ] {
+        let (status, body) = client
+            .call(method, &format!("/v1/files?path={path}"), empty.clone())
+            .await;
+        let body = String::from_utf8_lossy(&body);
+        assert_eq!(status, expected, "{method} {path}: {body}");
+        assert!(body.contains(words), "{method} {path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_says_what_the_path_leads_to() {
+    let agent = TestAgent::start().await;
+    let mut client = agent.connect().await;
+    let directory = agent.directory.path();
+    fs::write(directory.join("file"), "x").unwrap();
+    symlink(directory, directory.join("link")).unwrap();
+    symlink("/no/where", directory.join("lost")).unwrap();
+    for (name, kind) in [
+        (".", "directory"),
+        ("file", "file"),
+        ("link", "directory"),
+        ("lost", "other"),
+    ] {
+        let path = format!("/v1/files?path={}/{name}", directory.display());
+        let response = client.send("GET", &path, full("")).await;
+        assert_eq!(response.headers()["x-banger-file-kind"], kind, "{name}");
+    }
 }

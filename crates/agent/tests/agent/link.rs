@@ -124,7 +124,7 @@ async fn nonsense_is_refused_and_the_connection_goes_on() {
         ("GET", "/v1/files", "", 400),
         ("GET", "/v1/files?path=relative", "", 400),
         ("GET", "/v1/files?path=/no/such/file", "", 404),
-        ("PUT", "/v1/files?path=/proc/nope", "", 500),
+        ("PUT", "/v1/files?path=/proc/nope", "", 404),
         ("POST", "/v1/exec", "", 400),
         ("POST", "/v1/exec", "\x7f nonsense", 400),
     ] {

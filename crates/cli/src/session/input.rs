@@ -39,6 +39,11 @@ impl Chunk {
         &self.buffer[..self.length]
     }
 
+    /// Number of bytes of input in it.
+    pub(super) fn payload(&self) -> usize {
+        self.length - HEADER_LEN
+    }
+
     /// Where the payload goes.
     fn room(&mut self) -> &mut [u8] {
         &mut self.buffer[HEADER_LEN..]

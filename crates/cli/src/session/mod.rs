@@ -41,7 +41,7 @@ pub(crate) use self::terminal::{PtyChoice, local_pty};
 use self::output::Pipe;
 use self::running::{Parts, Running};
 use self::terminal::RawMode;
-use self::wire::{FrameReader, Outbox, WireError};
+use self::wire::{FrameReader, Outbox, Window, WireError};
 
 /// How long the guest may take to start the command.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -105,13 +105,14 @@ impl Session<'_> {
     ) -> Result<u8, Ending> {
         let (reader, writer) = stream.into_split();
         let mut reader = FrameReader::new(reader);
-        let (outbox, chunks) = Outbox::new(writer);
+        let window = Window::closed();
+        let (outbox, chunks) = Outbox::new(writer, window.clone());
         outbox.send(Frame::Start(Box::new(self.request.clone())));
         tokio::select! {
             first = timeout(START_LIMIT, reader.next()) => match first {
                 Err(_) => return Err(self.slow_start().into()),
                 Ok(Err(error)) => return Err(Ending::Lost(error)),
-                Ok(Ok(Frame::Started(_))) => {}
+                Ok(Ok(Frame::Started(started))) => window.open(started.input_window),
                 Ok(Ok(Frame::Refused(refused))) => return Err(self.refused(&refused).into()),
                 Ok(Ok(_)) => return Err(Ending::Lost(WireError::OutOfOrder)),
             },
@@ -131,7 +132,7 @@ impl Session<'_> {
         let stderr = output::start(Pipe::Stderr, events.clone());
         let own_events = events.clone();
         tokio::spawn(async move {
-            let end = reader.pass_on(stdout, stderr).await;
+            let end = reader.pass_on(stdout, stderr, &window).await;
             // The main loop is gone only when nobody waits for the end any more.
             let _ = events.send(Event::Ended(end));
         });

@@ -1,6 +1,7 @@
 //! Frames from and to the socket.
 
 use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use banger_client::{ByteStreamReader, ByteStreamWriter};
@@ -8,7 +9,7 @@ use banger_proto::exit::ExitStatus;
 use banger_proto::frame::{Frame, FrameError};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -67,6 +68,7 @@ impl FrameReader {
         mut self,
         stdout: mpsc::Sender<Bytes>,
         stderr: mpsc::Sender<Bytes>,
+        window: &Window,
     ) -> Result<ExitStatus, WireError> {
         loop {
             match self.next().await? {
@@ -74,10 +76,59 @@ impl FrameReader {
                 // only when the session is over.
                 Frame::Stdout(bytes) => drop(stdout.send(bytes).await),
                 Frame::Stderr(bytes) => drop(stderr.send(bytes).await),
+                Frame::Taken(bytes) => window.taken(bytes),
                 Frame::Exit(status) => return Ok(status),
                 _ => return Err(WireError::OutOfOrder),
             }
         }
+    }
+}
+
+/// How much input may be on its way, so that what follows it is heard: see
+/// [`banger_proto::frame`]. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    room: Arc<Semaphore>,
+    size: Arc<OnceLock<usize>>,
+}
+
+impl Window {
+    /// Nothing may go out yet.
+    pub(super) fn closed() -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(0)),
+            size: Arc::default(),
+        }
+    }
+
+    /// So many bytes may be on their way; with 0 there is no limit.
+    pub(super) fn open(&self, size: u32) {
+        let size = match usize::try_from(size) {
+            Ok(0) | Err(_) => Semaphore::MAX_PERMITS,
+            Ok(size) => size,
+        };
+        if self.size.set(size).is_ok() {
+            self.room.add_permits(size);
+        }
+    }
+
+    /// So many bytes are on their way no more.
+    fn taken(&self, bytes: u32) {
+        self.room.add_permits(self.share(bytes));
+    }
+
+    /// Waits until so many bytes may go out, and counts them. Cancel-safe.
+    async fn room_for(&self, bytes: usize) {
+        let share = self.share(u32::try_from(bytes).expect("a chunk is far smaller"));
+        let share = u32::try_from(share).expect("it is at most the chunk");
+        let permits = self.room.acquire_many(share).await;
+        permits.expect("the semaphore is never closed").forget();
+    }
+
+    /// What a piece takes of the room: one that is larger than the window goes out alone.
+    fn share(&self, bytes: u32) -> usize {
+        let size = self.size.get().copied().unwrap_or_default();
+        usize::try_from(bytes).map_or(size, |bytes| bytes.min(size))
     }
 }
 
@@ -89,12 +140,12 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(writer: ByteStreamWriter) -> (Self, ChunkSource) {
+    pub(super) fn new(writer: ByteStreamWriter, window: Window) -> (Self, ChunkSource) {
         let (frames, next_frame) = mpsc::unbounded_channel();
         let (source, chunks, spare) = ChunkSource::new();
         let task = tokio::spawn(async move {
             // A socket that takes no more is broken, which its reader will tell.
-            let _ = write(writer, next_frame, chunks, spare).await;
+            let _ = write(writer, next_frame, chunks, spare, &window).await;
         });
         let frames = Some(frames);
         (Self { frames, task }, source)
@@ -124,8 +175,11 @@ async fn write(
     mut frames: mpsc::UnboundedReceiver<Frame>,
     mut chunks: mpsc::Receiver<Chunk>,
     spare: std::sync::mpsc::Sender<Chunk>,
+    window: &Window,
 ) -> io::Result<()> {
     let mut input_is_open = true;
+    // A chunk that has yet to be let out.
+    let mut next: Option<Chunk> = None;
     loop {
         tokio::select! {
             biased;
@@ -133,14 +187,62 @@ async fn write(
                 Some(frame) => writer.write_all(&frame.to_bytes()).await?,
                 None => return writer.shutdown().await,
             },
-            chunk = chunks.recv(), if input_is_open => match chunk {
-                Some(chunk) => {
-                    writer.write_all(chunk.frame()).await?;
-                    // The reader of standard input is gone once that has ended.
-                    let _ = spare.send(chunk);
-                }
-                None => input_is_open = false,
-            },
+            chunk = chunks.recv(), if input_is_open && next.is_none() => {
+                input_is_open = chunk.is_some();
+                next = chunk;
+            }
+            () = window.room_for(next.as_ref().map_or(0, Chunk::payload)), if next.is_some() => {
+                let chunk = next.take().expect("there is one");
+                writer.write_all(chunk.frame()).await?;
+                // The reader of standard input is gone once that has ended.
+                let _ = spare.send(chunk);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    /// Whether a piece of input may go out at once.
+    fn goes_out(window: &Window, bytes: usize) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        pin!(window.room_for(bytes)).poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn no_more_goes_out_than_the_window_until_some_is_taken() {
+        let window = Window::closed();
+        window.open(10);
+        assert!(goes_out(&window, 6));
+        assert!(!goes_out(&window, 6));
+        assert!(goes_out(&window, 4));
+        window.taken(6);
+        assert!(goes_out(&window, 6));
+        assert!(!goes_out(&window, 1));
+    }
+
+    #[test]
+    fn a_piece_that_is_larger_than_the_window_goes_out_alone() {
+        let window = Window::closed();
+        window.open(10);
+        assert!(goes_out(&window, 25));
+        assert!(!goes_out(&window, 1));
+        window.taken(25);
+        assert!(goes_out(&window, 10));
+        assert!(!goes_out(&window, 1));
+    }
+
+    #[test]
+    fn an_agent_that_knows_of_no_window_is_sent_everything() {
+        let window = Window::closed();
+        assert!(!goes_out(&window, 1));
+        window.open(0);
+        for _ in 0..1000 {
+            assert!(goes_out(&window, 256 << 10));
         }
     }
 }

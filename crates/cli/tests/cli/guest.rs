@@ -73,7 +73,11 @@ async fn run<S: AsyncRead + AsyncWrite>(
             .await?;
         return None;
     }
-    link.send(Frame::Started(ExecStarted { pid: 7 })).await?;
+    link.send(Frame::Started(ExecStarted {
+        pid: 7,
+        input_window: 0,
+    }))
+    .await?;
     match words[..] {
         ["exit", code] => Some(ExitStatus::Code(code.parse().unwrap())),
         ["killed-by", signal] => Some(ExitStatus::Signal(signal.parse().unwrap())),

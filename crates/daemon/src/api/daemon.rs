@@ -24,7 +24,7 @@ pub async fn status(State(api): State<Api>) -> Json<DaemonStatus> {
         version: banger_proto::VERSION.to_owned(),
         pid: std::process::id(),
         node: host.node.clone(),
-        started_at: api.started_at.to_string(),
+        started_at: api.started.to_string(),
         socket: host.paths.socket().display().to_string(),
         state_dir: host.paths.state.display().to_string(),
         vms: u32::try_from(handles.len()).expect("there are fewer slots"),

@@ -1,5 +1,7 @@
 //! What every request and answer has in common: an id, a log entry, and one shape of errors.
 
+use std::time::Instant;
+
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -78,7 +80,12 @@ pub async fn identify(mut request: Request, next: Next) -> Response {
         method = %request.method(),
         path = request.uri().path(),
     );
+    let begin = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
+    span.in_scope(|| {
+        let took_ms = begin.elapsed().as_secs_f64() * 1e3;
+        tracing::debug!(status = response.status().as_u16(), took_ms, "answered");
+    });
     if let Some(mut error) = response.extensions_mut().remove::<ApiError>() {
         error.request_id.get_or_insert_with(|| id.clone());
         span.in_scope(|| tracing::debug!(%error, "refused"));

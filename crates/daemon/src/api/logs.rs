@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::io::{self, ErrorKind as IoErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path as FilePath, PathBuf};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use banger_proto::api::{LogKind, StageTime};
 use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::id::RequestId;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use rustix::fs::inotify;
@@ -21,7 +23,11 @@ use tokio::io::unix::AsyncFd;
 
 use super::Api;
 use super::exchange::{Failure, text};
-use crate::descriptor::watched;
+use crate::descriptor::{take_events, watched};
+use crate::fleet::refused;
+use crate::usage::unanswered;
+use crate::vm::lifecycle::Request;
+use crate::vm::task::Handle;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 64 << 10;
@@ -32,6 +38,8 @@ pub struct Wanted {
     log: LogKind,
     #[serde(default)]
     follow: bool,
+    /// How many of the last lines to begin with; all of them if absent.
+    tail: Option<u64>,
 }
 
 fn console() -> LogKind {
@@ -41,6 +49,7 @@ fn console() -> LogKind {
 pub async fn logs(
     State(api): State<Api>,
     Path(vm): Path<String>,
+    Extension(id): Extension<RequestId>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response, Failure> {
     let Query(wanted) = wanted.map_err(|error| {
@@ -54,11 +63,25 @@ pub async fn logs(
         .layout(&status.row.id, status.row.slot)
         .place;
     let path = match wanted.log {
-        LogKind::Boot => return Ok(text(Body::from(boot_log(&status.row.stages)))),
+        LogKind::Boot => {
+            let log = boot_log(&status.row.stages);
+            return Ok(text(last_lines(log.into(), wanted.tail).into()));
+        }
+        LogKind::Agent => {
+            let log = agent_log(&vm, &id).await?;
+            return Ok(text(last_lines(log, wanted.tail).into()));
+        }
         LogKind::Console => place.console_log(),
         LogKind::Engine => place.engine_log(),
     };
-    let opened = crate::blocking(move || Growing::open(path, wanted.follow)).await;
+    let opened = crate::blocking(move || {
+        let mut log = Growing::open(path, wanted.follow)?;
+        if let (Some(log), Some(lines)) = (&mut log, wanted.tail) {
+            log.skip_to_last(lines)?;
+        }
+        Ok(log)
+    });
+    let opened: io::Result<Option<Growing>> = opened.await;
     let log = opened.map_err(|error| {
         let message = format!("could not read the log of VM `{}`", status.row.name);
         ApiError::new(ErrorKind::Failed, message).caused_by(&error)
@@ -74,6 +97,61 @@ pub async fn logs(
         }
     });
     Ok(text(Body::from_stream(pieces)))
+}
+
+async fn agent_log(vm: &Handle, id: &RequestId) -> Result<Bytes, ApiError> {
+    let guest = vm.guest().await;
+    let guest = guest.map_err(|error| refused(vm, Request::Attach, &error))?;
+    let log = guest.for_request(id).log().await;
+    log.map_err(|error| unanswered(vm, &error))
+}
+
+/// The last `lines` of a text; all of it without a number.
+fn last_lines(text: Bytes, lines: Option<u64>) -> Bytes {
+    match lines {
+        None => text,
+        Some(lines) => {
+            let mut counted = BackwardLines::new(lines);
+            let begin = counted.look(&text).unwrap_or_default();
+            text.slice(begin..)
+        }
+    }
+}
+
+/// Finds where the last lines of a text begin, from its end backwards, piece by piece.
+struct BackwardLines {
+    wanted: u64,
+    found: u64,
+    at_end: bool,
+}
+
+impl BackwardLines {
+    fn new(wanted: u64) -> Self {
+        Self {
+            wanted,
+            found: 0,
+            at_end: true,
+        }
+    }
+
+    /// Looks at the piece before those that were looked at. `Some`: the lines begin there in
+    /// it; `None`: they begin before it.
+    fn look(&mut self, piece: &[u8]) -> Option<usize> {
+        if self.wanted == 0 {
+            return Some(piece.len());
+        }
+        for (index, byte) in piece.iter().enumerate().rev() {
+            // The last line's own end begins no other line.
+            if *byte == b'\n' && !std::mem::take(&mut self.at_end) {
+                self.found += 1;
+                if self.found == self.wanted {
+                    return Some(index + 1);
+                }
+            }
+            self.at_end = false;
+        }
+        None
+    }
 }
 
 /// Stages of the last start, one a line.
@@ -112,6 +190,28 @@ impl Growing {
         }
     }
 
+    /// Goes on from the last `lines` lines of what there is now.
+    fn skip_to_last(&mut self, lines: u64) -> io::Result<()> {
+        let mut counted = BackwardLines::new(lines);
+        let mut piece = vec![0; CHUNK];
+        let mut end = self.file.metadata()?.len();
+        while end > 0 {
+            let length = CHUNK.min(usize::try_from(end).unwrap_or(CHUNK));
+            let begin = end - length as u64;
+            match self.file.read_exact_at(&mut piece[..length], begin) {
+                // It has become shorter meanwhile: all that it holds is new.
+                Err(error) if error.kind() == IoErrorKind::UnexpectedEof => break,
+                read => read?,
+            }
+            if let Some(index) = counted.look(&piece[..length]) {
+                self.file.seek(SeekFrom::Start(begin + index as u64))?;
+                return Ok(());
+            }
+            end = begin;
+        }
+        self.file.rewind()
+    }
+
     /// The next piece; `None` at the end. Cancel-safe.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
@@ -138,7 +238,7 @@ impl Growing {
             }
             let mut ready = changes.readable().await?;
             // Whatever changed, the next turn sees it.
-            let _ = ready.try_io(|changes| drain(changes.get_ref()));
+            let _ = ready.try_io(|changes| take_events(changes.get_ref()));
         }
     }
 
@@ -193,20 +293,6 @@ fn watch(path: &FilePath) -> io::Result<AsyncFd<OwnedFd>> {
     watched(changes, Interest::READABLE)
 }
 
-/// Takes all events that there are; `WouldBlock` if there are none.
-fn drain(changes: &OwnedFd) -> io::Result<()> {
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(changes, &mut buffer);
-    let mut any = false;
-    loop {
-        match reader.next() {
-            Ok(_) => any = true,
-            Err(_) if any => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,6 +340,55 @@ mod tests {
         }
         let (end, ()) = tokio::join!(log.next(), async { std::fs::remove_file(&path).unwrap() });
         assert_eq!(end.unwrap(), None);
+    }
+
+    #[test]
+    fn the_last_lines_are_found_however_the_text_ends_and_is_cut() {
+        for text in [
+            "",
+            "\n",
+            "one",
+            "one\n",
+            "one\n\nthree\nfour",
+            "\n\n\n",
+            "a\nb\nc\nd\n",
+        ] {
+            for lines in 0..6 {
+                let all: Vec<&str> = text.split_inclusive('\n').collect();
+                let expected = all[all.len().saturating_sub(lines)..].concat();
+                let lines = lines as u64;
+                let found = last_lines(Bytes::from(text.to_owned()), Some(lines));
+                assert_eq!(found, expected, "the last {lines} of {text:?}");
+                // Byte by byte.
+                let mut counted = BackwardLines::new(lines);
+                let begin = (0..text.len())
+                    .rev()
+                    .find_map(|at| Some(at + counted.look(&text.as_bytes()[at..=at])?));
+                assert_eq!(
+                    &text[begin.unwrap_or_default()..],
+                    expected,
+                    "{lines} of {text:?}"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_log_is_followed_from_its_last_lines_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let line = format!("{}\n", "x".repeat(CHUNK / 2));
+        std::fs::write(&path, line.repeat(10)).unwrap();
+        let mut log = Growing::open(path.clone(), true).unwrap().unwrap();
+        log.skip_to_last(3).unwrap();
+        let mut seen = 0;
+        while seen < 3 * line.len() {
+            seen += log.next().await.unwrap().unwrap().len();
+        }
+        assert_eq!(seen, 3 * line.len());
+        let mut writer = File::options().append(true).open(&path).unwrap();
+        writer.write_all(b"more").unwrap();
+        assert_eq!(log.next().await.unwrap().unwrap(), "more");
     }
 
     #[tokio::test]

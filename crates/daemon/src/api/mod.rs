@@ -1,12 +1,16 @@
-//! The HTTP API of [`banger_proto::api`]. Handlers validate, ask the fleet, and stream; none
-//! of them touches the host, so that a dropped connection cannot leave half a change.
+//! The HTTP API of [`banger_proto::api`]. Handlers validate, ask the fleet, look and stream;
+//! none of them changes the host, so that a dropped connection cannot leave half a change.
 
 mod artifacts;
 mod daemon;
+mod events;
 mod exchange;
+mod files;
 mod logs;
+mod metrics;
 mod operations;
 mod peer;
+mod stats;
 mod stream;
 mod vms;
 
@@ -27,8 +31,8 @@ pub struct Api {
     pub fleet: Arc<Fleet>,
     /// Ends the daemon.
     pub stop: CancellationToken,
-    /// When the daemon started, RFC 3339.
-    pub started_at: Arc<str>,
+    /// When the daemon started.
+    pub started: jiff::Timestamp,
 }
 
 impl Api {
@@ -37,7 +41,7 @@ impl Api {
         Self {
             fleet,
             stop,
-            started_at: crate::now().into(),
+            started: jiff::Timestamp::now(),
         }
     }
 
@@ -47,6 +51,7 @@ impl Api {
             .route("/v1/version", get(daemon::version))
             .route("/v1/daemon", get(daemon::status))
             .route("/v1/daemon/stop", post(daemon::stop))
+            .route("/v1/events", get(events::events))
             .route("/v1/leases", post(stream::lease))
             .route("/v1/vms", get(vms::list).post(vms::create))
             .route(
@@ -63,12 +68,18 @@ impl Api {
             .route("/v1/vms/{vm}/ssh", post(stream::ssh))
             .route("/v1/vms/{vm}/ssh-target", get(vms::ssh_target))
             .route("/v1/vms/{vm}/logs", get(logs::logs))
+            .route("/v1/vms/{vm}/stats", get(stats::of_vm))
+            .route("/v1/vms/{vm}/health", get(stats::health))
+            .route("/v1/vms/{vm}/files", get(files::read).put(files::write))
+            .route("/v1/stats", get(stats::of_running))
             .route("/v1/images", get(artifacts::images))
             .route("/v1/images/{name}/pull", post(artifacts::pull))
             .route("/v1/kernels", get(artifacts::kernels))
+            .route("/v1/operations", get(operations::list))
             .route("/v1/operations/{id}", get(operations::show))
             .route("/v1/operations/{id}", delete(operations::cancel))
             .route("/v1/operations/{id}/events", get(operations::events))
+            .route("/metrics", get(metrics::metrics))
             .fallback(exchange::no_such_path)
             .method_not_allowed_fallback(exchange::no_such_method)
             .layer(axum::middleware::from_fn(peer::admit))

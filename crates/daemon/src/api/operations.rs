@@ -15,6 +15,10 @@ use super::Api;
 use super::exchange::{Failure, Json, accepted};
 use crate::operations::CancelError;
 
+pub async fn list(State(api): State<Api>) -> Json<Vec<Operation>> {
+    Json(api.fleet.host().operations.list())
+}
+
 pub async fn show(
     State(api): State<Api>,
     Path(id): Path<String>,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_proto::agent::{
-    AgentError, Clock, Configure, Grow, Health, REQUEST_ID_HEADER, Shutdown, Stats,
+    AgentError, Clock, Configure, FILE_KIND_HEADER, Grow, Health, REQUEST_ID_HEADER, Shutdown,
+    Stats,
 };
 use banger_proto::id::RequestId;
 use bytes::Bytes;
@@ -26,6 +27,9 @@ use super::{GuestStream, RequestError};
 
 /// How long the agent may take to answer a request that is not work in itself.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long the agent may take to grow a file system. Most of it goes by without hardware
+/// virtualisation, in the emulated guest.
+const GROW_LIMIT: Duration = Duration::from_secs(120);
 /// Longest JSON answer that is read.
 const JSON_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -123,15 +127,6 @@ impl Guest {
         self.tell("/v1/clock", &clock).await
     }
 
-    /// Has the guest use all of a disk that has become larger.
-    ///
-    /// # Errors
-    /// The agent does not answer as it should, or refuses; one of an older banger has no such
-    /// request.
-    pub async fn grow(&self, grow: Grow) -> Result<(), RequestError> {
-        self.tell("/v1/grow", &grow).await
-    }
-
     /// Asks the guest to go down; its machine ends some time after the answer.
     ///
     /// # Errors
@@ -175,16 +170,44 @@ impl Guest {
             .await
     }
 
-    /// Reads a file or a tree in the guest.
+    /// Has the guest use all of a disk that has become larger.
+    ///
+    /// # Errors
+    /// The agent does not answer as it should, or the disk's room is not to be had.
+    pub async fn grow(&self, grow: Grow) -> Result<(), RequestError> {
+        let json = serde_json::to_vec(&grow).expect("protocol types have only string keys");
+        let request = self.request(Method::POST, "/v1/grow", full(json));
+        within(GROW_LIMIT, send(self.requests.clone(), request))
+            .await
+            .map(|_| ())
+    }
+
+    /// The newest part of the agent's own log.
+    ///
+    /// # Errors
+    /// The agent does not answer as it should; one of an older version does not know of this.
+    pub async fn log(&self) -> Result<Bytes, RequestError> {
+        let request = self.request(Method::GET, "/v1/log", empty());
+        let response = self.answered(request).await?;
+        within(ANSWER_LIMIT, collected(response)).await
+    }
+
+    /// Reads a file or a tree in the guest; returns with it what is there, in the words of
+    /// [`banger_proto::agent::FILE_KIND_HEADER`].
     ///
     /// # Errors
     /// The agent does not answer as it should, or there is nothing at `path`.
-    pub async fn read_files(&self, path: &str) -> Result<FileStream, RequestError> {
+    pub async fn read_files(
+        &self,
+        path: &str,
+    ) -> Result<(Option<String>, FileStream), RequestError> {
         let uri = format!("/v1/files?path={}", encoded(path));
         let response = self
             .answered(self.request(Method::GET, &uri, empty()))
             .await?;
-        Ok(data(response.into_body()).boxed())
+        let kind = response.headers().get(FILE_KIND_HEADER);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).map(str::to_owned);
+        Ok((kind, data(response.into_body()).boxed()))
     }
 
     /// Unpacks a tar stream below `path` in the guest; returns when all is there. An error

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use banger_engine::Exit;
+use banger_proto::error::ErrorKind;
 
 /// Why there is no link to a guest.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,24 @@ pub enum RequestError {
         /// The limit.
         seconds: u64,
     },
+}
+
+impl RequestError {
+    /// What kind of failure it is, for the API.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Broken(_) | Self::Malformed(_) => ErrorKind::Unavailable,
+            Self::Timeout { .. } => ErrorKind::Timeout,
+            Self::Refused { status, .. } => match status {
+                400 => ErrorKind::Invalid,
+                403 => ErrorKind::Forbidden,
+                404 => ErrorKind::NotFound,
+                409 => ErrorKind::Conflict,
+                507 => ErrorKind::Precondition,
+                _ => ErrorKind::Failed,
+            },
+        }
+    }
 }
 
 impl From<RequestError> for io::Error {

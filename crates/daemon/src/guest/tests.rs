@@ -318,7 +318,8 @@ async fn a_tree_of_files_goes_out_and_in_unchanged() {
     std::fs::write(from.join("deep/file"), &content).unwrap();
     std::fs::set_permissions(from.join("deep/file"), PermissionsExt::from_mode(0o750)).unwrap();
 
-    let files = guest.read_files(from.to_str().unwrap()).await.unwrap();
+    let (kind, files) = guest.read_files(from.to_str().unwrap()).await.unwrap();
+    assert_eq!(kind.as_deref(), Some("directory"));
     in_time(guest.write_files(to.to_str().unwrap(), files))
         .await
         .unwrap();

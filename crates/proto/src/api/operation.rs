@@ -33,6 +33,38 @@ pub enum OperationKind {
     PullImage,
 }
 
+impl OperationKind {
+    /// Every kind, for tables.
+    pub const ALL: [Self; 10] = [
+        Self::CreateVm,
+        Self::StartVm,
+        Self::StopVm,
+        Self::RestartVm,
+        Self::KillVm,
+        Self::PauseVm,
+        Self::ResumeVm,
+        Self::SetVm,
+        Self::DeleteVm,
+        Self::PullImage,
+    ];
+
+    /// The word in JSON, in logs and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CreateVm => "create_vm",
+            Self::StartVm => "start_vm",
+            Self::StopVm => "stop_vm",
+            Self::RestartVm => "restart_vm",
+            Self::KillVm => "kill_vm",
+            Self::PauseVm => "pause_vm",
+            Self::ResumeVm => "resume_vm",
+            Self::SetVm => "set_vm",
+            Self::DeleteVm => "delete_vm",
+            Self::PullImage => "pull_image",
+        }
+    }
+}
+
 /// How far an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -110,4 +142,17 @@ pub enum ProgressUnit {
     Bytes,
     /// Steps, packages, files.
     Items,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_has_the_same_word_everywhere() {
+        for kind in OperationKind::ALL {
+            let json = serde_json::to_value(kind).unwrap();
+            assert_eq!(json, kind.as_str());
+        }
+    }
 }

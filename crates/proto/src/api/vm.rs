@@ -263,4 +263,19 @@ pub enum LogKind {
     Engine,
     /// Stages of the last start, with their times.
     Boot,
+    /// What the guest's agent logs, with the ids of the requests that it serves. It is asked
+    /// of the running guest, newest part only, and cannot be followed.
+    Agent,
+}
+
+impl LogKind {
+    /// The word in a query.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Console => "console",
+            Self::Engine => "engine",
+            Self::Boot => "boot",
+            Self::Agent => "agent",
+        }
+    }
 }

@@ -60,6 +60,7 @@ pub(super) fn request(args: &ExecArgs) -> ExecRequest {
         user: args.user.clone(),
         pty: local_pty(choice),
         stdin: true,
+        acknowledge_input: true,
     }
 }
 

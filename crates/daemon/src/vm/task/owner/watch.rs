@@ -10,6 +10,7 @@ use tracing::Instrument as _;
 
 use super::{Happening, Owner};
 use crate::guest::Guest;
+use crate::vm::bounded_logs;
 use crate::vm::lifecycle::{Event, Phase};
 use crate::vm::task::jobs;
 
@@ -122,7 +123,10 @@ impl Owner {
         let epoch = self.epoch;
         self.background.spawn(async move {
             tokio::time::sleep(pause).await;
-            let exit = machine.exited().await;
+            let exit = tokio::select! {
+                exit = machine.exited() => exit,
+                never = bounded_logs::keep_bounded(machine.place()) => match never {},
+            };
             Happening::MachineEnded { epoch, exit }
         });
     }
