@@ -311,7 +311,16 @@ fn value_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError 
 
 /// What the TOML and serde libraries say, without the words of their trade.
 fn in_plain_words(message: &str) -> String {
-    let Some(rest) = message.strip_prefix("invalid type: ") else {
+    if message == "wanted string or table" {
+        return "a text in quotes is expected".to_owned();
+    }
+    if message.starts_with("a number of ") {
+        return format!("{message} is expected");
+    }
+    let rest = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "));
+    let Some(rest) = rest else {
         return message.to_owned();
     };
     let Some((found, wanted)) = rest.split_once(", expected ") else {
@@ -323,14 +332,14 @@ fn in_plain_words(message: &str) -> String {
         "string" => "a text",
         "integer" => "a number",
         "floating" => "a number with a fraction",
-        "boolean" => "true or false",
+        "boolean" => "a yes or no",
         "map" => "a table",
         "sequence" => "a list",
         other => other,
     };
     let value = value.trim_start_matches("point ").trim_matches(['`', '"']);
     let wanted = match wanted {
-        "u32" | "u64" | "usize" | "i64" => "a whole number",
+        "u32" | "u64" | "usize" => "a whole number, not below 0,",
         "a string" | "path string" | "string or map" | "a borrowed string" => "a text in quotes",
         "a boolean" => "true or false",
         "struct VmDefaults" | "a map" => "a table",

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use banger_image::ImageError;
 use banger_proto::api::{self, CreateVm, EngineKind, Happened, Operation, OperationKind};
 use banger_proto::doctor::Check;
 use banger_proto::error::{ApiError, ErrorKind};
@@ -175,6 +176,17 @@ impl Fleet {
         }
     }
 
+    /// Why there cannot be such an image, known before a VM is made for it.
+    async fn unknown_image(&self, row: &VmRow) -> Option<ImageError> {
+        if row.engine == EngineKind::Fake {
+            return None;
+        }
+        let (images, name) = (self.host.images.clone(), row.image.clone());
+        crate::blocking(move || images.require_known(&name))
+            .await
+            .err()
+    }
+
     /// What a start would fail for, known before minutes are spent on an image.
     async fn missing_of_host(&self, engine: EngineKind, nat: bool) -> Option<Check> {
         if engine == EngineKind::Fake {
@@ -197,6 +209,11 @@ impl Fleet {
             error.causes.push(problem);
             error
         })?;
+        if let Some(unknown) = self.unknown_image(&row).await {
+            let mut error = could_not(unknown.kind()).caused_by(&unknown);
+            error.hint = unknown.hint();
+            return Err(error);
+        }
         let engine = self.host.engines.get(row.engine).await.map_err(|error| {
             let mut api = could_not(ErrorKind::Precondition).caused_by(&error);
             api.hint = error.hint();

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use banger_config::{Config, Paths};
@@ -78,8 +78,12 @@ fn serve() -> ExitCode {
     match server::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("error: {error}\n"));
-            print_json(&NotReady { error });
+            // Who reads the line that a program waits for needs no other; a terminal is read by
+            // a person.
+            match io::stdout().is_terminal() {
+                true => complain(&format!("error: {error}\n")),
+                false => print_json(&NotReady { error }),
+            }
             ExitCode::FAILURE
         }
     }

@@ -11,6 +11,7 @@ use banger_proto::id::ImageId;
 use banger_proto::name::ArtifactName;
 use serde::de::DeserializeOwned;
 
+use crate::catalog;
 use crate::draft;
 use crate::flight::{FlightError, Flights};
 use crate::image::{self, ImageError};
@@ -186,6 +187,24 @@ impl Store {
         newest
             .map(|manifest| self.whole_image(manifest))
             .transpose()
+    }
+
+    /// Refuses a name that neither an image that is there nor one of the catalog has.
+    ///
+    /// # Errors
+    /// [`ImageError::Unknown`], or the store cannot be read.
+    pub fn require_known(&self, name: &ArtifactName) -> Result<(), ImageError> {
+        let mut known = catalog::image_names();
+        known.extend(self.images()?.iter().map(|image| image.name.to_string()));
+        known.sort();
+        known.dedup();
+        match known.iter().any(|known| known == name.as_str()) {
+            true => Ok(()),
+            false => Err(ImageError::Unknown {
+                name: name.clone(),
+                known,
+            }),
+        }
     }
 
     /// What keeps every VM from booting, whatever its image: the agent's binary is not there.

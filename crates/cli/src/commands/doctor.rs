@@ -1,5 +1,6 @@
 //! `banger doctor`: asks the daemon's program, which needs no running daemon for it.
 
+use std::io;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -24,18 +25,26 @@ const EXAMPLES: &str = "\
 Examples:
   banger doctor
   banger doctor --json
+  banger doctor --leaks
 
-The exit status is 1 if a check failed; warnings do not count.";
+The exit status is 1 if a check failed, or if --leaks found something that nobody owns; warnings
+do not count.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Doctor {
+    /// List everything of banger's on this host, with its owner: processes, files, network
+    #[arg(long)]
+    leaks: bool,
     #[command(flatten)]
     json: Json,
 }
 
 impl Doctor {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
+        if self.leaks {
+            return leaks(&settings.daemon_program, self.json.json).await;
+        }
         let report = report(&settings.daemon_program).await?;
         match self.json.json {
             true => print_json(&report)?,
@@ -48,30 +57,33 @@ impl Doctor {
     }
 }
 
-async fn report(program: &Path) -> Result<Report, ApiError> {
-    let failed = |kind, why: &str| ApiError {
-        causes: vec![why.to_owned()],
-        ..ApiError::new(
-            kind,
-            format!("could not run `{} doctor`", program.display()),
-        )
+/// The daemon's program knows the marks of everything, and prints the list itself.
+async fn leaks(program: &Path, json: bool) -> Outcome {
+    let words: &[&str] = match json {
+        true => &["doctor", "--leaks", "--json"],
+        false => &["doctor", "--leaks"],
     };
-    let running = Command::new(program)
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null()).kill_on_drop(true);
+    match timeout(LIMIT, command.status()).await {
+        Err(_) => Err(too_long(program).into()),
+        Ok(Err(error)) => Err(not_started(program, &error).into()),
+        Ok(Ok(status)) => Ok(status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(exit::FAILURE)),
+    }
+}
+
+async fn report(program: &Path) -> Result<Report, ApiError> {
+    let mut command = Command::new(program);
+    command
         .args(["doctor", "--json"])
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = match timeout(LIMIT, running).await {
-        Err(_) => {
-            return Err(failed(
-                ErrorKind::Timeout,
-                &format!("it took longer than {} s", LIMIT.as_secs()),
-            ));
-        }
-        Ok(Err(error)) => {
-            return Err(failed(ErrorKind::Precondition, &error.to_string())
-                .with_hint("install `bangerd` beside `banger`, or name it in BANGER_DAEMON_BIN"));
-        }
+        .kill_on_drop(true);
+    let output = match timeout(LIMIT, command.output()).await {
+        Err(_) => return Err(too_long(program)),
+        Ok(Err(error)) => return Err(not_started(program, &error)),
         Ok(Ok(output)) => output,
     };
     // It says what failed by the report, and by its exit status too.
@@ -81,6 +93,26 @@ async fn report(program: &Path) -> Result<Report, ApiError> {
             "" => format!("it printed no report ({})", output.status),
             words => words.to_owned(),
         };
-        failed(ErrorKind::Failed, &words)
+        failed(program, ErrorKind::Failed, &words)
     })
+}
+
+fn failed(program: &Path, kind: ErrorKind, why: &str) -> ApiError {
+    ApiError {
+        causes: vec![why.to_owned()],
+        ..ApiError::new(
+            kind,
+            format!("could not run `{} doctor`", program.display()),
+        )
+    }
+}
+
+fn too_long(program: &Path) -> ApiError {
+    let why = format!("it took longer than {} s", LIMIT.as_secs());
+    failed(program, ErrorKind::Timeout, &why)
+}
+
+fn not_started(program: &Path, error: &io::Error) -> ApiError {
+    failed(program, ErrorKind::Precondition, &error.to_string())
+        .with_hint("install `bangerd` beside `banger`, or name it in BANGER_DAEMON_BIN")
 }

@@ -43,7 +43,7 @@ pub(crate) fn kernel_table(kernels: &[Kernel], now: Timestamp) -> String {
 
 /// The lines of `daemon status`.
 pub(crate) fn daemon_text(status: &DaemonStatus, now: Timestamp) -> String {
-    format!(
+    let mut text = format!(
         "version  {}\npid      {}\nnode     {}\nstarted  {}\nsocket   {}\nstate    {}\nVMs      {}, {} running\n",
         status.version,
         status.pid,
@@ -53,7 +53,11 @@ pub(crate) fn daemon_text(status: &DaemonStatus, now: Timestamp) -> String {
         status.state_dir,
         status.vms,
         status.running,
-    )
+    );
+    for warning in &status.warnings {
+        text.push_str(&format!("warning  {warning}\n"));
+    }
+    text
 }
 
 /// A size to three digits, such as `261M`.
@@ -86,6 +90,32 @@ mod tests {
         ] {
             assert_eq!(rounded(ByteSize::from_bytes(bytes)), text);
         }
+    }
+
+    #[test]
+    fn a_daemon_tells_what_is_odd() {
+        let status = DaemonStatus {
+            version: "0.1.0".into(),
+            pid: 42,
+            node: "workstation".into(),
+            started_at: "2026-03-02T11:55:00Z".into(),
+            socket: "/run/bangerd.sock".into(),
+            state_dir: "/state".into(),
+            vms: 2,
+            running: 1,
+            warnings: vec!["the database was damaged, and is kept as `banger.db.damaged-1`".into()],
+        };
+        let now = "2026-03-02T12:00:00Z".parse().unwrap();
+        insta::assert_snapshot!(daemon_text(&status, now), @r"
+        version  0.1.0
+        pid      42
+        node     workstation
+        started  2026-03-02T11:55:00Z (5 min ago)
+        socket   /run/bangerd.sock
+        state    /state
+        VMs      2, 1 running
+        warning  the database was damaged, and is kept as `banger.db.damaged-1`
+        ");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::Signal;
+
 use crate::daemon::Daemon;
 use crate::process::{Running, banger, run};
 
@@ -31,6 +34,7 @@ fn each_log_is_asked_for_by_its_name() {
     for (flags, query) in [
         (&[][..], "log=console&follow=false"),
         (&["--boot"], "log=boot&follow=false"),
+        (&["--agent"], "log=agent&follow=false"),
         (&["--engine", "-f"], "log=engine&follow=true"),
         (
             &["--console", "--tail", "5"],
@@ -75,6 +79,52 @@ fn a_daemon_that_cannot_be_started_is_said_so() {
       caused by: No such file or directory (os error 2)
     hint: install `bangerd` beside `banger`, or name it in BANGER_DAEMON_BIN
     ");
+}
+
+#[test]
+fn a_signal_is_heard_while_the_daemon_starts() {
+    let home = tempfile::tempdir().unwrap();
+    let fifo = |name: &str| {
+        let path = home.path().join(name);
+        let mode = Mode::from_raw_mode(0o600);
+        mknodat(CWD, &path, FileType::Fifo, mode, 0).unwrap();
+        path
+    };
+    // A daemon that says when it runs, and gets on only when it is told to.
+    let (up, go) = (fifo("up"), fifo("go"));
+    let program = home.path().join("bangerd");
+    let script = format!(
+        "#!/bin/sh\necho up >'{}'\nread word <'{}'\n",
+        up.display(),
+        go.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for words in [&["vm", "run"][..], &["vm", "create"], &["vm", "stop", "a"]] {
+        let mut command = banger(home.path(), words);
+        command.env("BANGER_DAEMON_BIN", &program);
+        let running = Running::start(command);
+        assert_eq!(std::fs::read_to_string(&up).unwrap(), "up\n");
+        running.signal(Signal::INT);
+        let said = running.wait();
+        assert_eq!((said.status, said.stderr.as_str()), (Some(130), ""));
+        std::fs::write(&go, "go\n").unwrap();
+    }
+}
+
+#[test]
+fn leaks_are_listed_by_the_daemons_program() {
+    let home = tempfile::tempdir().unwrap();
+    let program = home.path().join("bangerd");
+    std::fs::write(&program, "#!/bin/sh\necho \"$*\"\nexit 1\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = banger(home.path(), &["doctor", "--leaks", "--json"]);
+    command.env("BANGER_DAEMON_BIN", &program);
+    let said = Running::start(command).wait();
+    assert_eq!(
+        (said.status, said.stdout()),
+        (Some(1), "doctor --leaks --json\n")
+    );
 }
 
 #[test]

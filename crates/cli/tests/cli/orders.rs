@@ -86,7 +86,7 @@ fn prune_deletes_what_does_not_run_and_is_meant() {
     let said = run(daemon.home(), &["vm", "prune"]);
     assert_eq!(said.status, Some(1));
     insta::assert_snapshot!(said.stderr, @r"
-    error: there is no terminal to ask on whether to delete 2 VMs
+    error: there is no terminal to ask on whether 2 VMs may be deleted
     hint: `--yes` deletes without asking, `--dry-run` lists what would go
     ");
     let words = ["vm", "prune", "-q", "--yes", "--filter", "state=failed"];
@@ -103,7 +103,7 @@ fn on_a_terminal_prune_asks() {
         command.env("TERM", "vt220");
         let mut terminal = Terminal::of(command);
         terminal.expect("calm-otter");
-        terminal.expect("delete this VM with all that is on its disks? [y/N] ");
+        terminal.expect("delete 1 VM with all that is on disk? [y/N] ");
         terminal
     };
     let mut terminal = prune();

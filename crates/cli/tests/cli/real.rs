@@ -216,3 +216,70 @@ fn a_shell_is_a_shell() {
     assert!(terminal.is_cooked());
     home.wait_for_no_vms();
 }
+
+#[test]
+fn all_of_a_vms_life_by_its_commands() {
+    let Some(home) = Home::new() else { return };
+    let well = |words: &[&str]| {
+        let said = home.run(words);
+        assert_eq!(said.status, Some(0), "{words:?}: {said:?}");
+        said
+    };
+    let state = |vm: &str| {
+        let said = well(&["vm", "show", vm, "--json"]);
+        let vm: Vm = serde_json::from_slice(&said.stdout).unwrap();
+        vm.state.to_string()
+    };
+    well(&[
+        "vm", "create", "-q", "--name", "a", "--label", "x=1", "--ttl", "1h",
+    ]);
+    well(&["vm", "wait", "a", "--for", "healthy", "--timeout", "20s"]);
+    well(&["vm", "pause", "a"]);
+    assert_eq!(state("a"), "paused");
+    let said = home.run(&["vm", "exec", "a", "--", "true"]);
+    assert!(
+        said.stderr.contains("`banger vm resume a`"),
+        "{}",
+        said.stderr
+    );
+    well(&["vm", "resume", "a"]);
+    well(&["vm", "restart", "a"]);
+    well(&["vm", "rename", "a", "b"]);
+    well(&[
+        "vm",
+        "set",
+        "b",
+        "--label",
+        "y=2",
+        "--unlabel",
+        "x",
+        "--no-ttl",
+    ]);
+    let said = home.run(&["vm", "set", "b", "--disk-size", "1M"]);
+    assert_eq!(said.status, Some(1), "{said:?}");
+    let said = well(&["vm", "list", "--json", "--filter", "label=y=2"]);
+    let vms: Vec<Vm> = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!((vms.len(), vms[0].expires_at.as_deref()), (1, None));
+    assert!(well(&["vm", "stats", "b"]).stdout().contains("running"));
+    let tree = home.directory.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("file"), "words").unwrap();
+    let copy = home.directory.path().join("copy");
+    let guest = format!("b:{}", home.directory.path().join("in-guest").display());
+    well(&["vm", "cp", tree.to_str().unwrap(), &guest]);
+    well(&["vm", "cp", &guest, copy.to_str().unwrap()]);
+    let words = std::fs::read_to_string(copy.join("file")).unwrap();
+    assert_eq!(words, "words");
+    well(&["vm", "kill", "b"]);
+    well(&["vm", "wait", "b", "--for", "stopped"]);
+    well(&["vm", "prune", "--yes"]);
+    assert!(home.vms().is_empty());
+    let events = well(&["events"]);
+    assert!(
+        events.stdout().contains("VM b is deleted"),
+        "{}",
+        events.stdout()
+    );
+    let operations = well(&["operation", "list", "--json"]);
+    assert!(operations.stdout().contains("\"restart_vm\""));
+}

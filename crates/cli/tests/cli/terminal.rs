@@ -97,6 +97,11 @@ impl Terminal {
         !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
+    fn shows_control_keys(&self) -> bool {
+        let modes = tcgetattr(&self.screen).unwrap().local_modes;
+        modes.contains(LocalModes::ECHOCTL)
+    }
+
     pub fn is_cooked(&self) -> bool {
         let modes = tcgetattr(&self.screen).unwrap().local_modes;
         modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
@@ -215,10 +220,13 @@ fn ctrl_c_during_the_creation_calls_it_off() {
     terminal.expect("creating VM `slow`");
     assert!(matches!(daemon.deed(), Deed::Created(_)));
     terminal.expect("disks");
+    // `^C` on the screen would push the moving lines, and leave one of them there.
+    assert!(!terminal.shows_control_keys());
     terminal.type_in(b"\x03");
     assert_eq!(daemon.deed(), Deed::CalledOff);
     assert_eq!(terminal.running.status(), Some(130));
     assert!(terminal.is_cooked());
+    assert!(terminal.shows_control_keys());
 }
 
 #[test]

@@ -1,14 +1,10 @@
 //! What a VM may be: the bounds of its settings, for creating and for changing it.
 
+use banger_config::bounds::{DISK_MAX, DISK_MIN, MEMORY_MIN};
 use banger_config::defaults::HostResources;
-use banger_proto::size::ByteSize;
 
 use crate::store::VmRow;
 
-const MEMORY_MIN: ByteSize = ByteSize::from_mib(128);
-const DISK_MIN: ByteSize = ByteSize::from_mib(64);
-/// What ext4 with blocks of 4 KiB can hold without its 64-bit feature.
-const DISK_MAX: ByteSize = ByteSize::from_gib(16 << 10);
 const LABELS_MAX: usize = 64;
 const LABEL_KEY_MAX: usize = 63;
 const LABEL_VALUE_MAX: usize = 256;
@@ -95,6 +91,7 @@ pub fn expiry(now: jiff::Timestamp, ttl_s: u64) -> Result<String, String> {
 mod tests {
     use super::*;
     use crate::store::vms::tests::row;
+    use banger_proto::size::ByteSize;
 
     fn host(cpus: u32, gib: u64) -> HostResources {
         HostResources {

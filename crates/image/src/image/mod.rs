@@ -114,7 +114,7 @@ impl ImageError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Unknown { known, .. } => Some(format!("there are: {}", known.join(", "))),
+            Self::Unknown { name, known } => Some(unknown_hint(name.as_str(), known)),
             Self::Tool(error) => error.hint(),
             Self::UserIds { fix, .. } => Some(fix.clone()),
             Self::Bootstrap { stderr, .. } if stderr.contains("No space left on device") => {
@@ -136,6 +136,22 @@ fn step<E: Into<Box<dyn Error + Send + Sync>>>(step: &'static str) -> impl FnOnc
     move |source| ImageError::Step {
         step,
         source: source.into(),
+    }
+}
+
+/// How alike two names must be (Jaro-Winkler, 0 to 1) to take one for the other's misspelling.
+const ALIKE: f64 = 0.9;
+
+fn unknown_hint(name: &str, known: &[String]) -> String {
+    let near = known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let all = known.join(", ");
+    match near {
+        Some((_, near)) => format!("did you mean `{near}`? There are: {all}"),
+        None => format!("there are: {all}"),
     }
 }
 

@@ -123,6 +123,14 @@ async fn a_name_that_is_unknown_tells_those_that_are_known() {
         error.hint().unwrap(),
         "there are: debian-bookworm, debian-bookworm-slim"
     );
+    let error = place.store.require_known(&name("debian-bokworm"));
+    assert_eq!(
+        error.unwrap_err().hint().unwrap(),
+        "did you mean `debian-bookworm`? There are: debian-bookworm, debian-bookworm-slim"
+    );
+    assert!(place.store.require_known(&name("debian-bookworm")).is_ok());
+    place.add_image("my-own", "2026-01-01T00:00:00Z");
+    assert!(place.store.require_known(&name("my-own")).is_ok());
     let error = place
         .store
         .ensure_kernel(&name("generic-2.4"), &Reporter::silent())

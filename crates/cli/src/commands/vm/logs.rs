@@ -45,14 +45,24 @@ struct Which {
     /// What the engine's process prints
     #[arg(long)]
     engine: bool,
+    /// What the guest's agent logs, with the ids of the requests that it serves
+    #[arg(long, conflicts_with = "follow")]
+    agent: bool,
 }
 
 impl Logs {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
-        let kind = match (self.which.boot, self.which.engine) {
-            (true, _) => LogKind::Boot,
-            (_, true) => LogKind::Engine,
-            (false, false) => LogKind::Console,
+        let Which {
+            boot,
+            engine,
+            agent,
+            console: _,
+        } = self.which;
+        let kind = match (boot, engine, agent) {
+            (true, _, _) => LogKind::Boot,
+            (_, true, _) => LogKind::Engine,
+            (_, _, true) => LogKind::Agent,
+            (false, false, false) => LogKind::Console,
         };
         let client = settings.connect().await?;
         let log = match self.tail {

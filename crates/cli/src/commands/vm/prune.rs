@@ -96,14 +96,21 @@ async fn delete_leftover(client: &Client, vm: &str) -> Result<Operation, ClientE
     }
 }
 
+fn counted(vms: &[Vm]) -> String {
+    match vms.len() {
+        1 => "1 VM".to_owned(),
+        count => format!("{count} VMs"),
+    }
+}
+
 /// Shows what would go, and asks. A signal ends the process, as nothing has begun.
 fn confirmed(vms: &[Vm]) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         let error = ApiError::new(
             ErrorKind::Precondition,
             format!(
-                "there is no terminal to ask on whether to delete {} VMs",
-                vms.len()
+                "there is no terminal to ask on whether {} may be deleted",
+                counted(vms)
             ),
         );
         return Err(error
@@ -112,12 +119,9 @@ fn confirmed(vms: &[Vm]) -> Result<bool, Failure> {
     }
     let mut stderr = io::stderr();
     let question = format!(
-        "{}delete {} disks? [y/N] ",
+        "{}delete {} with all that is on disk? [y/N] ",
         vm_table(vms, Timestamp::now()),
-        match vms.len() {
-            1 => "this VM with all that is on its".to_owned(),
-            count => format!("these {count} VMs with all that is on their"),
-        }
+        counted(vms)
     );
     let asked = stderr
         .write_all(question.as_bytes())
