@@ -119,6 +119,11 @@ impl Window {
 
     /// Waits until so many bytes may go out, and counts them. Cancel-safe.
     async fn room_for(&self, bytes: usize) {
+        if self.size.get().is_none() {
+            // Until the window is open there is not one permit to be had, and its size is
+            // unknown. This one is given back at once.
+            drop(self.room.acquire().await);
+        }
         let share = self.share(u32::try_from(bytes).expect("a chunk is far smaller"));
         let share = u32::try_from(share).expect("it is at most the chunk");
         let permits = self.room.acquire_many(share).await;

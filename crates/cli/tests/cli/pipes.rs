@@ -311,7 +311,7 @@ fn what_is_asked_of_the_guest_is_what_was_typed() {
     );
     command.env("FROM_HERE", "x y").env("TERM", "vt220");
     let said = Running::start(command).wait();
-    insta::assert_snapshot!(said.stdout(), @r#"{"command":["request"],"env":{"A":"1","FROM_HERE":"x y"},"cwd":"/srv","user":"nobody","pty":{"term":"vt220","columns":80,"rows":24},"stdin":true}"#);
+    insta::assert_snapshot!(said.stdout(), @r#"{"command":["request"],"env":{"A":"1","FROM_HERE":"x y"},"cwd":"/srv","user":"nobody","pty":{"term":"vt220","columns":80,"rows":24},"stdin":true,"acknowledge_input":true}"#);
 }
 
 #[test]

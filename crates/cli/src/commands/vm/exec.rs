@@ -111,7 +111,8 @@ mod tests {
           "cwd": "/srv",
           "user": "nobody",
           "pty": null,
-          "stdin": true
+          "stdin": true,
+          "acknowledge_input": true
         }
         "#);
     }
