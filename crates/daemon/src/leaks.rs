@@ -2,13 +2,15 @@
 //! of every crash test.
 //!
 //! It works with and without a running daemon and changes nothing. While a daemon runs, things
-//! come and go: what seems to be left over is looked for once more before it is told.
+//! come and go, and what a dead one was starting ends by itself: what seems to be left over is
+//! looked for again before it is told.
 
 mod files;
 mod judge;
 mod look;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use banger_config::{Config, Paths, instance};
 use banger_proto::doctor::{Inventory, Thing};
@@ -17,10 +19,19 @@ use banger_proto::id::InstanceId;
 use self::look::Sight;
 use crate::store::{Rows, StoreError, schema, vms};
 
+/// How often what seems to be left over is looked for again, and the pauses between: about a
+/// second together.
+const LOOKS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// Everything of the banger with these directories, with its owner.
 pub async fn inventory(paths: &Paths, config: &Config) -> Inventory {
     let mut inventory = look_once(paths, config).await;
-    if inventory.leaks().next().is_some() {
+    for _ in 0..LOOKS {
+        if inventory.leaks().next().is_none() {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
         let again = look_once(paths, config).await;
         let still: BTreeSet<Thing> = again.leaks().cloned().collect();
         let passing = |thing: &Thing| thing.owner.is_none() && !still.contains(thing);

@@ -175,6 +175,72 @@ async fn a_damaged_or_lost_database_takes_no_vm_down_and_loses_none() {
 }
 
 #[tokio::test]
+async fn a_malformed_row_is_mended_by_the_vms_record_or_left_alone_with_its_machine() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let mut pids = Vec::new();
+    for name in ["a", "b"] {
+        daemon.run(name).await;
+        pids.push(daemon.client.vm(name).await.unwrap().pid);
+    }
+    let b = daemon.client.vm("b").await.unwrap().id;
+    daemon.kill().await;
+    let sql = |text: &str| {
+        let database = rusqlite::Connection::open(home.paths().database()).unwrap();
+        database.execute_batch(text).unwrap();
+    };
+    sql("UPDATE vm SET phase = 'flying' WHERE name = 'a';
+         UPDATE vm SET memory = -1 WHERE name = 'b'");
+    let record = home.paths().vms().join(b.as_str()).join("vm.json");
+    let whole = std::fs::read(&record).unwrap();
+    std::fs::write(&record, "{").unwrap();
+
+    let daemon = home.start().await;
+    assert_eq!(daemon.client.vm("a").await.unwrap().pid, pids[0]);
+    refusal(daemon.client.vm("b").await);
+    let warnings = daemon.client.daemon_status().await.unwrap().warnings;
+    assert!(
+        warnings
+            .iter()
+            .any(|text| text.contains(b.as_str()) && text.contains("malformed memory")),
+        "{warnings:?}"
+    );
+    // A new VM gets another slot, and takes nothing from under the machine that nobody knows.
+    daemon.run("c").await;
+    succeeded(&daemon.delete_vm("c").await);
+    daemon.kill().await;
+
+    std::fs::write(&record, whole).unwrap();
+    let daemon = home.start().await;
+    let back = daemon.client.vm("b").await.unwrap();
+    assert_eq!((back.pid, back.memory.mib()), (pids[1], 128));
+    assert_eq!(daemon.exec("b", &["true"]).await.code(), 0);
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_written_refuses_what_is_new_and_ends_what_runs() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.run("a").await;
+    daemon.stop().await;
+
+    let daemon = home.start_with_fault("fail:row:before").await;
+    let refused = refusal(daemon.begin(small("b")).await);
+    assert!(refused.hint.unwrap().contains("free some space"));
+    assert_eq!(daemon.client.vms().await.unwrap().len(), 1);
+    succeeded(&daemon.stop_vm("a").await);
+    let refused = refusal(daemon.client.start_vm("a").await);
+    assert!(refused.hint.unwrap().contains("free some space"));
+    assert_eq!(daemon.client.vm("a").await.unwrap().state, VmState::Stopped);
+    daemon.kill().await;
+
+    // The row says that it runs, which the next daemon knows better.
+    let daemon = home.start().await;
+    assert_eq!(daemon.client.vm("a").await.unwrap().state, VmState::Stopped);
+    succeeded(&daemon.start_vm("a").await);
+}
+
+#[tokio::test]
 async fn two_homes_never_touch_each_others_things() {
     let (one, two) = (Home::new(), Home::new());
     let daemon = one.start().await;

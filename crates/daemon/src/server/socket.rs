@@ -3,13 +3,20 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use banger_config::Paths;
 use rustix::fs::{FlockOperation, Mode};
 use tokio::net::UnixListener;
 
 use crate::files::{self, FileError};
+
+/// How long the fork of a daemon that was killed may take to become another program.
+const FORK_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why there is no socket to serve.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +56,7 @@ pub struct Lock {
 pub fn claim(paths: &Paths) -> Result<Lock, SocketError> {
     files::make_private_directory(&paths.runtime)?;
     files::make_private_directory(&paths.state)?;
-    let held = |path: &Path| match lock(path)? {
+    let held = |path: &Path| match lock(path, &paths.socket())? {
         Some(file) => Ok(file),
         None => Err(SocketError::AlreadyRunning {
             state: paths.state.clone(),
@@ -61,8 +68,12 @@ pub fn claim(paths: &Paths) -> Result<Lock, SocketError> {
     })
 }
 
-/// `None` if someone else holds it.
-fn lock(path: &Path) -> Result<Option<File>, FileError> {
+/// `None` if a daemon holds it.
+///
+/// One that was killed while it started a process is survived by its fork, which holds the lock
+/// until it becomes the other program. It is waited for: from then on that process has its mark,
+/// and is found.
+fn lock(path: &Path, socket: &Path) -> Result<Option<File>, FileError> {
     let file = OpenOptions::new()
         .create(true)
         .write(true)
@@ -72,8 +83,25 @@ fn lock(path: &Path) -> Result<Option<File>, FileError> {
         .map_err(FileError::new("open", path))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) if UnixStream::connect(socket).is_ok() => Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) => wait_for(file).map_err(FileError::new("lock", path)),
         Err(error) => Err(FileError::new("lock", path)(error.into())),
+    }
+}
+
+/// `None` if it is held for longer than a fork takes.
+fn wait_for(file: File) -> io::Result<Option<File>> {
+    let (tell, locked) = mpsc::channel();
+    // It outlives a wait that was given up, as long as the process does: that one ends then.
+    thread::Builder::new()
+        .name("lock".to_owned())
+        .spawn(move || {
+            let result = rustix::fs::flock(&file, FlockOperation::LockExclusive);
+            let _ = tell.send(result.map(|()| file));
+        })?;
+    match locked.recv_timeout(FORK_LIMIT) {
+        Ok(result) => Ok(Some(result?)),
+        Err(_) => Ok(None),
     }
 }
 
@@ -138,6 +166,24 @@ mod tests {
         }
         drop(lock);
         claim(&paths).unwrap();
+    }
+
+    #[test]
+    fn the_fork_of_a_killed_daemon_is_waited_for() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = paths(home.path());
+        let lock = claim(&paths).unwrap();
+        let (begun, beginning) = mpsc::channel();
+        let next = thread::spawn({
+            let paths = paths.clone();
+            move || {
+                begun.send(()).unwrap();
+                claim(&paths).map(drop)
+            }
+        });
+        beginning.recv().unwrap();
+        drop(lock);
+        next.join().unwrap().unwrap();
     }
 
     #[tokio::test]
