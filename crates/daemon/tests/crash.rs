@@ -311,11 +311,11 @@ async fn whenever_the_daemon_is_killed_nothing_is_lost_and_nothing_left() {
     let mut daemon = home.start().await;
     let mut met: BTreeMap<Rest, u32> = BTreeMap::new();
     for round in 1..=setting.rounds {
-        // Half of the daemons die by a fault, which is planted before they start.
-        let fault = (dice.below(2) == 0).then(|| {
+        // A third of the daemons die by a fault, which is planted before they start.
+        let fault = (dice.below(3) == 0).then(|| {
             let point = dice.one_of(&POINTS);
             let moment = dice.one_of(&["before", "half"]);
-            format!("kill:{point}:{moment}:{}", 1 + dice.below(4))
+            format!("kill:{point}:{moment}:{}", 1 + dice.below(8))
         });
         println!("round {round}: {}", fault.as_deref().unwrap_or("kill"));
         if let Some(fault) = &fault {
