@@ -64,7 +64,7 @@ pub(crate) async fn or_call_off(
 ) -> Result<Operation, Failure> {
     Following::begin(client, operation, progress)
         .await?
-        .to_end(signals)
+        .finish(signals)
         .await
 }
 
@@ -78,7 +78,7 @@ pub(crate) async fn called_off(
 ) -> Result<Operation, Failure> {
     let mut following = Following::begin(client, operation, progress).await?;
     following.call_off(by).await?;
-    following.to_end(signals).await
+    following.finish(signals).await
 }
 
 /// An operation that a signal may call off.
@@ -105,7 +105,7 @@ impl<'a> Following<'a> {
         })
     }
 
-    async fn to_end(mut self, signals: &mut Signals) -> Result<Operation, Failure> {
+    async fn finish(mut self, signals: &mut Signals) -> Result<Operation, Failure> {
         loop {
             tokio::select! {
                 event = self.events.next() => {

@@ -252,11 +252,11 @@ impl Copying<'_> {
         match (from, to) {
             (Place::Here(from), Place::Guest { vm, path }) => {
                 let vm = self.running(&vm).await?;
-                self.into_guest(&from, &vm, &path).await
+                self.copy_in(&from, &vm, &path).await
             }
             (Place::Guest { vm, path }, Place::Here(to)) => {
                 let vm = self.running(&vm).await?;
-                self.out_of_guest(&vm, &path, to).await
+                self.copy_out(&vm, &path, to).await
             }
             (Place::Stream, Place::Guest { vm, path }) => {
                 let vm = self.running(&vm).await?;
@@ -282,7 +282,7 @@ impl Copying<'_> {
         }
     }
 
-    async fn into_guest(&self, from: &Path, vm: &str, to: &str) -> Result<Vec<PathBuf>, Failure> {
+    async fn copy_in(&self, from: &Path, vm: &str, to: &str) -> Result<Vec<PathBuf>, Failure> {
         let source = Source::new(from, here(from).map_err(|error| self.failed(&error))?);
         let landing = self.landing_in_guest(&source, vm, to).await?;
         let packing = Packing {
@@ -303,12 +303,7 @@ impl Copying<'_> {
         self.both(put, packing.await.expect("packing does not panic"))
     }
 
-    async fn out_of_guest(
-        &self,
-        vm: &str,
-        from: &str,
-        to: PathBuf,
-    ) -> Result<Vec<PathBuf>, Failure> {
+    async fn copy_out(&self, vm: &str, from: &str, to: PathBuf) -> Result<Vec<PathBuf>, Failure> {
         let download = self.get(vm, from).await?;
         let (writer, reader) = archive::pieces();
         let name = PathBuf::from(from);
