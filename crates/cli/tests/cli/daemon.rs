@@ -517,7 +517,8 @@ fn files(path: &str) -> Response<Body> {
     whole(200, builder.into_inner().unwrap())
 }
 
-/// Events behind the one that the client has seen last; with `follow`, those to come too.
+/// Events behind the one that the client has seen last; with `follow`, those to come too, up to
+/// a `missed`.
 fn daemon_events(request: &Request<Incoming>, state: &State) -> Response<Body> {
     let seen = request.headers().get("last-event-id").map_or(0, |id| {
         let id = id.to_str().unwrap();
@@ -535,17 +536,20 @@ fn daemon_events(request: &Request<Incoming>, state: &State) -> Response<Body> {
     }
     let _ = state.deeds.send(Deed::Asked("GET events".into()));
     let newest = state.events.subscribe();
-    let frames =
-        futures_util::stream::unfold((newest, seen), move |(mut newest, seen)| async move {
-            let (text, next) = {
-                let events = newest.wait_for(|events| events.len() > seen).await.ok()?;
-                (lines(&events[seen..]), events.len())
+    let frames = futures_util::stream::unfold(Some((newest, seen)), move |place| async move {
+        let (mut newest, seen) = place?;
+        let (text, next) = {
+            let events = newest.wait_for(|events| events.len() > seen).await.ok()?;
+            let next = match events.last().map(|event| &event.what) {
+                // Stands for a daemon that ends.
+                Some(Happened::Missed) => None,
+                _ => Some(events.len()),
             };
-            Some((
-                Ok::<_, Infallible>(Frame::data(Bytes::from(text))),
-                (newest, next),
-            ))
-        });
+            (lines(&events[seen..]), next)
+        };
+        let place = next.map(|seen| (newest, seen));
+        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(text))), place))
+    });
     Response::builder()
         .header("content-type", "text/event-stream")
         .body(StreamBody::new(frames).boxed())

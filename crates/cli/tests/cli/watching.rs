@@ -66,6 +66,22 @@ fn wait_fails_when_the_state_cannot_come_any_more() {
 }
 
 #[test]
+fn who_watches_goes_on_with_the_next_daemon() {
+    let daemon = Daemon::start();
+    let waiting = start(&daemon, &["vm", "wait", "calm-otter", "--for", "stopped"]);
+    daemon.wait_for_follower();
+    let mut following = start(&daemon, &["events", "-f", "--json"]);
+    daemon.wait_for_follower();
+    daemon.tell(banger_proto::api::Happened::Missed);
+    assert!(following.line().contains("\"missed\""));
+    daemon.wait_for_follower();
+    daemon.wait_for_follower();
+    daemon.enter("calm-otter", VmState::Stopped);
+    assert_eq!(waiting.wait().status, Some(0));
+    assert!(following.line().contains("\"stopped\""));
+}
+
+#[test]
 fn wait_has_a_limit() {
     let daemon = Daemon::start();
     for (vm, wanted) in [("calm-otter", "paused"), ("devbox", "healthy")] {
