@@ -208,14 +208,14 @@ fn millis(millis: f64) -> Duration {
 /// Keeps the terminal from showing `^C` while lines move, until this is dropped: the letters
 /// would push the lines, and one of them would stay on the screen for ever.
 #[derive(Debug)]
-struct KeySilence {
+pub(crate) struct KeySilence {
     before: Termios,
 }
 
 impl KeySilence {
     /// `None` where the terminal's modes are not ours to change: a process in the background
     /// would be stopped for it (tcsetattr(3), SIGTTOU).
-    fn begin() -> Option<Self> {
+    pub(crate) fn begin() -> Option<Self> {
         if tcgetpgrp(stderr()).ok()? != getpgrp() {
             return None;
         }
@@ -337,11 +337,17 @@ impl Drop for Live {
 /// A bar of bytes that nobody sees until it is given where to be drawn.
 pub(crate) fn bytes_bar(what: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-    bar.set_style(style(
-        "{prefix} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}",
-    ));
+    bar.set_style(style("{prefix} {binary_bytes}, {binary_bytes_per_sec}"));
     bar.set_prefix(what.to_owned());
     bar
+}
+
+/// Tells a bar of bytes how many there will be.
+pub(crate) fn expect_bytes(bar: &ProgressBar, total: u64) {
+    bar.set_length(total);
+    bar.set_style(style(
+        "{prefix} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}",
+    ));
 }
 
 fn step_style(step: &Step) -> ProgressStyle {
@@ -443,6 +449,7 @@ mod tests {
                 });
             }
         }
+        expect_bytes(&bytes_bar("x"), 3);
         let mut live = Live::new(
             MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
             "creating",

@@ -15,10 +15,9 @@ pub(crate) fn rename(
     from: Pieces,
     into: PiecesWriter,
     root: Option<&Path>,
-    progress: impl Fn(u64),
 ) -> Result<(), ArchiveError> {
     let mut builder = Builder::new(into);
-    match rename_all(from, &mut builder, root, progress) {
+    match rename_all(from, &mut builder, root) {
         Ok(()) => {
             let mut into = builder.into_inner().map_err(|_| ArchiveError::Gone)?;
             into.flush().map_err(|_| ArchiveError::Gone)
@@ -37,7 +36,6 @@ fn rename_all(
     from: Pieces,
     builder: &mut Builder<PiecesWriter>,
     root: Option<&Path>,
-    progress: impl Fn(u64),
 ) -> Result<(), ArchiveError> {
     let mut archive = Archive::new(from);
     let append_failed = |error: io::Error| match error.kind() {
@@ -49,7 +47,6 @@ fn rename_all(
         let Some(name) = renamed(&entry.path().map_err(ArchiveError::Broken)?, root) else {
             continue;
         };
-        progress(entry.size());
         let mut header = entry.header().clone();
         let target = entry.link_name().map_err(ArchiveError::Broken)?;
         let target = target.map(|target| target.into_owned());
@@ -102,8 +99,7 @@ mod tests {
             };
             std::thread::spawn(move || pack(&packing, writer, |_| {}));
             let (second, result) = pieces();
-            let renaming =
-                std::thread::spawn(move || rename(reader, second, root.map(Path::new), |_| {}));
+            let renaming = std::thread::spawn(move || rename(reader, second, root.map(Path::new)));
             let mut archive = Archive::new(result);
             let entries = archive.entries().unwrap().map(|entry| {
                 let entry = entry.unwrap();

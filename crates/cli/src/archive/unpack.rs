@@ -19,7 +19,7 @@ pub(crate) enum Kind {
 
 /// Unpacks the archive whose root is to be at the path that `place` says once it knows what
 /// the root is. Modes, times and links are kept, and owners if `owners`. Gives what was left
-/// out: devices and pipes. `progress` is told of each number of bytes that came. Blocks.
+/// out: devices and pipes. Blocks.
 ///
 /// # Errors
 /// The archive is broken or wants out, or something cannot be written; what was unpacked
@@ -28,7 +28,6 @@ pub(crate) fn unpack(
     from: Pieces,
     owners: bool,
     place: impl FnOnce(Kind) -> Result<PathBuf, ArchiveError>,
-    progress: impl Fn(u64),
 ) -> Result<Vec<PathBuf>, ArchiveError> {
     let mut archive = Archive::new(from);
     archive.set_preserve_permissions(true);
@@ -50,7 +49,6 @@ pub(crate) fn unpack(
         }
         let root = root.as_ref().expect("the first entry gave it its place");
         let path = root.path_of(&entry)?;
-        progress(entry.size());
         match kind {
             EntryType::Directory => {
                 make_directory(&path)?;
@@ -196,7 +194,7 @@ mod tests {
         };
         let packing = std::thread::spawn(move || pack(&packing, writer, |_| {}));
         let to = to.to_owned();
-        let unpacked = unpack(reader, false, |_| Ok(to), |_| {});
+        let unpacked = unpack(reader, false, |_| Ok(to));
         packing.join().unwrap()?;
         unpacked
     }
@@ -206,7 +204,7 @@ mod tests {
         std::thread::spawn(move || {
             let _ = writer.write_all(&archive).and_then(|()| writer.flush());
         });
-        unpack(reader, false, |_| Ok(to.to_owned()), |_| {})
+        unpack(reader, false, |_| Ok(to.to_owned()))
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::complete;
 use crate::failure::{Failure, Outcome};
 use crate::near;
 use crate::output;
-use crate::progress::bytes_bar;
+use crate::progress::{KeySilence, bytes_bar, expect_bytes};
 use crate::settings::Settings;
 use crate::signals::Signals;
 
@@ -307,15 +307,14 @@ impl Copying<'_> {
         let download = self.get(vm, from).await?;
         let (writer, reader) = archive::pieces();
         let name = PathBuf::from(from);
-        let meter = self.meter.clone();
         let unpacking = spawn_blocking(move || {
             let place = |kind: Kind| {
                 let source = Source::new(&name, kind.into());
                 place_here(&source, &to)
             };
-            archive::unpack(reader, is_root(), place, |bytes| meter.count(bytes))
+            archive::unpack(reader, is_root(), place)
         });
-        let fed = feed(download, writer).await;
+        let fed = feed(download, writer, self.meter).await;
         let unpacked = unpacking.await.expect("unpacking does not panic");
         self.both(fed.map_err(Failure::from), unpacked)
     }
@@ -338,12 +337,9 @@ impl Copying<'_> {
         let (first_writer, first) = archive::pieces();
         let (writer, second) = archive::pieces();
         let root = landing.name.map(PathBuf::from);
-        let meter = self.meter.clone();
-        let renaming = spawn_blocking(move || {
-            archive::rename(first, writer, root.as_deref(), |bytes| meter.count(bytes))
-        });
+        let renaming = spawn_blocking(move || archive::rename(first, writer, root.as_deref()));
         let (fed, put) = tokio::join!(
-            feed(download, first_writer),
+            feed(download, first_writer, self.meter),
             self.put(vm_to, &landing.directory, second)
         );
         let renamed = renaming.await.expect("renaming does not panic");
@@ -526,10 +522,15 @@ fn place_here(source: &Source, to: &Path) -> Result<PathBuf, ArchiveError> {
 }
 
 /// Hands a download to a thread that reads it.
-async fn feed(mut download: Download, into: PiecesWriter) -> Result<(), ClientError> {
+async fn feed(
+    mut download: Download,
+    into: PiecesWriter,
+    meter: &Meter,
+) -> Result<(), ClientError> {
     loop {
         match download.next().await {
             Ok(Some(piece)) => {
+                meter.count(piece.len() as u64);
                 if !into.send(Ok(piece)).await {
                     // The reader has what it wants, or has said why not.
                     return Ok(());
@@ -602,7 +603,7 @@ impl Meter {
 
     /// There will be so many bytes.
     fn expect(&self, total: u64) {
-        self.bar.set_length(total);
+        expect_bytes(&self.bar, total);
     }
 
     fn count(&self, bytes: u64) {
@@ -611,6 +612,7 @@ impl Meter {
 
     async fn show_if_long(&self) -> std::convert::Infallible {
         sleep(SHORT).await;
+        let _silence = self.live.then(KeySilence::begin);
         if self.live {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
