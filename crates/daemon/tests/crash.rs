@@ -7,6 +7,8 @@
 //! `cargo xtask crash` runs it for longer and with real VMs. The seed decides what is done; when
 //! it meets the kill is for the scheduler to say.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,7 +92,7 @@ impl Setting {
                 seed,
                 engine: EngineKind::Qemu,
                 vms: 2,
-                longest: Duration::from_secs(40),
+                longest: Duration::from_secs(90),
                 patience: Duration::from_secs(240),
             },
             Ok(other) => panic!("BANGER_CRASH_ENGINE={other} is neither fake nor qemu"),
