@@ -76,7 +76,8 @@ async fn a_vm_that_died_without_a_daemon_is_stopped_and_released() {
     let pid = rustix::process::Pid::from_raw(vm.pid.unwrap().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     let daemon = home.start().await;
-    let vm = daemon.client.vm("a").await.unwrap();
+    // The signal may still be on its way when the daemon looks.
+    let vm = daemon.comes_to("a", VmState::Stopped).await;
     assert_eq!((vm.state, vm.pid), (VmState::Stopped, None));
     assert_eq!(home.leftovers().len(), 1, "its directory");
     succeeded(&daemon.start_vm("a").await);
