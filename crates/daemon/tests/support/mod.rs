@@ -82,7 +82,8 @@ impl Home {
         self.start_with(&[("BANGER_FAULT", fault)]).await
     }
 
-    async fn start_with(&self, variables: &[(&str, &str)]) -> Daemon {
+    /// Starts a daemon with these variables in its environment.
+    pub async fn start_with(&self, variables: &[(&str, &str)]) -> Daemon {
         let mut command = self.command();
         command.envs(variables.iter().copied());
         let mut process = command.spawn().unwrap();
