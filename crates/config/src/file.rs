@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use banger_proto::api::EngineKind;
 use banger_proto::name::ArtifactName;
@@ -34,6 +35,11 @@ pub struct Config {
     /// none, such as `http://ftp.debian.org/debian`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debian_mirror: Option<String>,
+    /// A VM that nobody uses for so long, and that does nothing, is stopped; never if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_stop_stale_after: Option<Period>,
+    /// How often whoever watches VMs, such as `vm stats --watch`, looks at what they use.
+    pub stats_poll_interval: Period,
     /// The network of the VMs.
     pub cidr: Cidr,
     /// What a new VM gets if nothing else is said.
@@ -49,6 +55,8 @@ impl Default for Config {
             ssh_key_path: None,
             default_image_name: DEFAULT_IMAGE.parse().expect("the constant is a name"),
             debian_mirror: None,
+            auto_stop_stale_after: None,
+            stats_poll_interval: Period::from_secs(2),
             cidr: Cidr::DEFAULT,
             vm_defaults: VmDefaults::default(),
         }
@@ -80,6 +88,8 @@ const KEYS: &[&str] = &[
     "ssh_key_path",
     "default_image_name",
     "debian_mirror",
+    "auto_stop_stale_after",
+    "stats_poll_interval",
     "cidr",
     "vm_defaults",
 ];
@@ -137,6 +147,58 @@ impl Vmm {
             Self::Firecracker => Some(EngineKind::Firecracker),
             Self::Fake => Some(EngineKind::Fake),
         }
+    }
+}
+
+/// A length of time in whole seconds, from one second to a year: `90s`, `30m`, `12h`, `7d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Period(u64);
+
+const UNITS: [(char, u64); 4] = [('d', 86400), ('h', 3600), ('m', 60), ('s', 1)];
+const PERIOD_MAX_S: u64 = 366 * 86400;
+
+impl Period {
+    /// So many seconds; at least one.
+    const fn from_secs(seconds: u64) -> Self {
+        Self(seconds)
+    }
+
+    /// As a duration.
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+}
+
+impl TryFrom<String> for Period {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a time: write for example 90s, 30m, 12h or 7d");
+        let unit = text.chars().next_back().ok_or_else(wrong)?;
+        let (_, seconds) = UNITS
+            .into_iter()
+            .find(|(letter, _)| *letter == unit)
+            .ok_or_else(wrong)?;
+        let number = &text[..text.len() - 1];
+        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(wrong());
+        }
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        match number.checked_mul(seconds) {
+            Some(seconds @ 1..=PERIOD_MAX_S) => Ok(Self(seconds)),
+            _ => Err(format!("`{text}` must be from one second to a year")),
+        }
+    }
+}
+
+impl From<Period> for String {
+    fn from(Period(seconds): Period) -> String {
+        let (letter, unit) = UNITS
+            .into_iter()
+            .find(|(_, unit)| seconds % unit == 0)
+            .expect("every number is a multiple of one second");
+        format!("{}{letter}", seconds / unit)
     }
 }
 
@@ -407,17 +469,22 @@ mod tests {
     fn every_key_is_known() {
         let config = parse(
             "log_level = 'debug'\nvmm = 'qemu'\nqemu_bin = '/q'\nssh_key_path = '/k'\n\
-             default_image_name = 'a'\ndebian_mirror = 'http://m/debian'\ncidr = '10.1.0.0/16'\n\
+             default_image_name = 'a'\ndebian_mirror = 'http://m/debian'\n\
+             auto_stop_stale_after = '90m'\nstats_poll_interval = '5s'\ncidr = '10.1.0.0/16'\n\
              [vm_defaults]\nvcpu = 2\nmemory = '1G'\ndisk_size = 2048\nsystem_size = '4GiB'\n",
         )
         .unwrap();
         assert_eq!(config.vm_defaults.disk_size, Some(ByteSize::from_gib(2)));
         assert_eq!(config.cidr.bridge(), Ipv4Addr::new(10, 1, 0, 1));
+        let stale = config.auto_stop_stale_after.map(Period::duration);
+        assert_eq!(stale, Some(Duration::from_secs(5400)));
     }
 
     #[test]
     fn what_is_shown_parses_back() {
-        let config = parse("vmm = 'qemu'\n[vm_defaults]\nmemory = 1536\n").unwrap();
+        let config =
+            parse("vmm = 'qemu'\nauto_stop_stale_after = '90m'\n[vm_defaults]\nmemory = 1536\n")
+                .unwrap();
         assert_eq!(parse(&toml::to_string(&config).unwrap()), Ok(config));
     }
 
@@ -441,6 +508,11 @@ mod tests {
             "[vm_defaults]\nvcpu = 1.5",
             "vmm = 5",
             "[vm_defaults]\nmemory = true",
+            "auto_stop_stale_after = '30'",
+            "auto_stop_stale_after = '1.5h'",
+            "auto_stop_stale_after = '0s'",
+            "stats_poll_interval = '367d'",
+            "stats_poll_interval = 'ä'",
         ]
         .iter()
         .map(|text| parse(text).unwrap_err())
@@ -449,6 +521,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_period_is_shown_as_it_is_written(seconds in 1..=PERIOD_MAX_S) {
+            let period = Period::from_secs(seconds);
+            prop_assert_eq!(Period::try_from(String::from(period)), Ok(period));
+        }
+
+        #[test]
+        fn no_text_is_a_period_that_panics(text in "\\PC{0,8}") {
+            let _ = Period::try_from(text);
+        }
+
         #[test]
         fn no_text_panics(text in "\\PC{0,80}") {
             let _ = parse(&text);

@@ -9,6 +9,7 @@ use banger_proto::api::{self, CreateVm, EngineKind, Happened, Operation, Operati
 use banger_proto::doctor::Check;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{LeaseId, RequestId, VmId};
+use banger_proto::name::VmName;
 
 use crate::host::Host;
 use crate::operations::{Begun, IdempotencyKey, Subject, Work};
@@ -16,7 +17,7 @@ use crate::store::vms::{HeldSlots, SlotHold};
 use crate::store::{InsertError, NewVm, StoreError, VmRow};
 use crate::vm::bounds;
 use crate::vm::lifecycle::{Phase, Request};
-use crate::vm::task::{Ask, Handle, Origin, RequestError, Status};
+use crate::vm::task::{Ask, Handle, Origin, RequestError};
 
 /// Shortest beginning of an id that names a VM: the name of a VM that is gone must not name
 /// another one by chance.
@@ -331,7 +332,8 @@ impl Fleet {
     }
 
     /// A VM as the API shows it.
-    pub fn describe(&self, status: &Status) -> api::Vm {
+    pub fn describe(&self, vm: &Handle) -> api::Vm {
+        let status = vm.status();
         let row = &status.row;
         let ip = banger_net::plan::address(&self.host.network_config, row.slot);
         api::Vm {
@@ -359,7 +361,7 @@ impl Fleet {
             created_at: row.created_at.clone(),
             started_at: row.started_at.clone(),
             expires_at: row.expires_at.clone(),
-            last_used_at: None,
+            last_used_at: vm.last_used_at(),
             pid: status.pid,
             stages: row.stages.clone(),
         }
@@ -372,7 +374,10 @@ impl Fleet {
 
 /// The error of a request that a VM refused.
 pub fn refused(handle: &Handle, request: Request, error: &RequestError) -> ApiError {
-    let name = handle.name();
+    in_words(&handle.name(), request, error)
+}
+
+fn in_words(name: &VmName, request: Request, error: &RequestError) -> ApiError {
     let kind = match error {
         RequestError::Refused(_) => ErrorKind::Conflict,
         RequestError::Change(change) => change.kind(),
@@ -383,8 +388,8 @@ pub fn refused(handle: &Handle, request: Request, error: &RequestError) -> ApiEr
     let message = format!("could not {} VM `{name}`", request.verb());
     let mut api = ApiError::new(kind, message).caused_by(error);
     api.hint = match error {
-        RequestError::Refused(refusal) => refusal.hint(request, &name),
-        RequestError::Change(change) => change.hint(&name),
+        RequestError::Refused(refusal) => refusal.hint(request, name),
+        RequestError::Change(change) => change.hint(name),
         RequestError::LinkDown => Some(format!(
             "see `banger vm logs {name}`; `banger vm stop {name}` ends it in any case"
         )),
@@ -399,5 +404,51 @@ async fn delete(handle: &Handle) {
         // A VM that is being deleted or is gone already is what was wanted.
         Ok(_) | Err(RequestError::Gone | RequestError::Refused(_)) => {}
         Err(error) => tracing::error!(vm = %handle.name(), %error, "could not delete"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::change::ChangeError;
+    use crate::vm::lifecycle::{Verdict, judge};
+    use std::fmt::Write as _;
+
+    fn told(request: Request, error: &RequestError) -> String {
+        let name = "a".parse().unwrap();
+        let error = in_words(&name, request, error);
+        let hint = error.hint.as_deref().unwrap_or("-");
+        format!("{error} ({:?})\n    hint: {hint}\n", error.kind)
+    }
+
+    #[test]
+    fn every_refusal_says_why_and_what_to_do() {
+        let mut table = String::new();
+        for request in Request::ALL {
+            for phase in Phase::ALL {
+                if let Verdict::Refuse(refusal) = judge(phase, request) {
+                    let told = told(request, &refusal.into());
+                    write!(table, "{:<10} {told}", phase.as_str()).unwrap();
+                }
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_a_request_is_told() {
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let full = rusqlite::Error::SqliteFailure(full, None);
+        let full = StoreError::query("update a VM")(full);
+        let errors = [
+            told(Request::Attach, &RequestError::LinkDown),
+            told(Request::Stop, &RequestError::Gone),
+            told(Request::Start, &full.into()),
+            told(
+                Request::Set,
+                &ChangeError::NameTaken("b".parse().unwrap()).into(),
+            ),
+        ];
+        insta::assert_snapshot!(errors.join(""));
     }
 }

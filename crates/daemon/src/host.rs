@@ -13,6 +13,7 @@ use banger_image::{Store, StoreConfig};
 use banger_net::{InvalidConfig, Network, NetworkConfig};
 use banger_proto::id::{InstanceId, VmId};
 
+use crate::clock::Clock;
 use crate::engines::Engines;
 use crate::events::Events;
 use crate::faults::Faults;
@@ -20,6 +21,7 @@ use crate::files::{self, FileError};
 use crate::instance;
 use crate::leases::Leases;
 use crate::operations::Operations;
+use crate::pulls::Pulls;
 use crate::store::{Database, StoreError};
 use crate::vm::plan::Layout;
 use crate::warnings::{Topic, Warnings};
@@ -114,10 +116,14 @@ pub struct Host {
     pub events: Events,
     /// Work that goes on.
     pub operations: Operations,
+    /// Pulls that go on.
+    pub pulls: Pulls,
     /// Clients that VMs hang on.
     pub leases: Leases,
     /// What is odd and lasts.
     pub warnings: Warnings,
+    /// When the host's clock jumps.
+    pub clock: Clock,
     /// Faults that a test has planted.
     pub faults: Faults,
 }
@@ -176,8 +182,10 @@ impl Host {
             network_config,
             operations: Operations::new(&node, events.clone()),
             events,
+            pulls: Pulls::default(),
             leases: Leases::default(),
             warnings,
+            clock: Clock::default(),
             faults,
             defaults: defaults::resolve(&config.vm_defaults, resources),
             resources,

@@ -9,6 +9,7 @@
 //! [`host`] puts it together, [`server`] runs it.
 
 pub mod api;
+pub mod clock;
 mod descriptor;
 pub mod doctor;
 pub mod engines;
@@ -22,6 +23,7 @@ pub mod instance;
 pub mod leaks;
 pub mod leases;
 pub mod operations;
+pub mod pulls;
 pub mod reconcile;
 pub mod server;
 pub mod store;

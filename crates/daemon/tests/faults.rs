@@ -3,6 +3,9 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
 use banger_client::ClientError;
 use banger_proto::api::{CreateVm, OperationState, VmState};
 use banger_proto::error::ErrorKind;
@@ -198,4 +201,36 @@ async fn a_daemon_that_ends_calls_off_what_is_starting() {
     home.assert_clean();
     let daemon = home.start().await;
     assert!(daemon.client.vms().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_come_up_is_left_at_once_and_leaves_nothing() {
+    let home = Home::new();
+    let agent = home.path().join("agent");
+    std::fs::write(&agent, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let daemon = home
+        .start_with(&[("BANGER_AGENT_BIN", agent.to_str().unwrap())])
+        .await;
+    for stop in [false, true] {
+        let created = daemon.begin(small("a")).await.unwrap();
+        daemon.reach(&created.id, "engine").await;
+        while !home
+            .leftovers()
+            .iter()
+            .any(|left| left.starts_with("process"))
+        {
+            tokio::task::yield_now().await;
+        }
+        let began = Instant::now();
+        match stop {
+            true => succeeded(&daemon.stop_vm("a").await),
+            false => daemon.client.cancel_operation(&created.id).await.unwrap(),
+        }
+        let created = daemon.end(&created.id).await;
+        assert_eq!(created.error.unwrap().kind, ErrorKind::Cancelled);
+        // The engine's own limit is 20 s.
+        assert!(began.elapsed() < Duration::from_secs(10), "{began:?}");
+        assert_nothing_left(&home, &daemon).await;
+    }
 }

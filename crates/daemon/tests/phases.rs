@@ -1,5 +1,7 @@
 //! Pausing, resuming, killing and restarting VMs, also when several are asked for at once.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod support;
 
 use banger_proto::agent::ExecRequest;
@@ -74,7 +76,11 @@ async fn a_paused_vm_stands_still_and_goes_on_where_it_was() {
         "could not pause VM `a`: it is already paused"
     );
 
+    let log = home.paths().vms().join(vm.id.as_str()).join("engine.log");
+    let clock_is_set = || std::fs::read_to_string(&log).unwrap().contains("/v1/clock");
+    assert!(!clock_is_set());
     succeeded(&daemon.resume("a").await);
+    assert!(clock_is_set());
     assert_eq!(daemon.state("a").await, VmState::Running);
     // What ran in the guest goes on, over the same connection.
     stream

@@ -43,12 +43,18 @@ pub async fn pull(
     });
     let operation = work.operation();
     let (store, report, cancelled) = (host.images.clone(), work.reporter(), work.cancelled());
-    tokio::spawn(async move {
+    host.pulls.begin(|ends| async move {
+        let called_off = || {
+            let message = format!("getting the image `{name}` was called off");
+            ApiError::new(ErrorKind::Cancelled, message)
+        };
         let result = tokio::select! {
             result = get(&store, &name, &report) => result,
-            () = cancelled.cancelled() => {
-                let message = format!("getting the image `{name}` was called off");
-                Err(ApiError::new(ErrorKind::Cancelled, message))
+            () = cancelled.cancelled() => Err(called_off()),
+            () = ends.cancelled() => {
+                let mut error = called_off();
+                error.causes.push("the daemon ends".to_owned());
+                Err(error)
             }
         };
         work.end(result);

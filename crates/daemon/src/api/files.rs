@@ -25,7 +25,7 @@ use super::exchange::Failure;
 use crate::fleet::refused;
 use crate::guest::{FileStream, Guest, RequestError};
 use crate::vm::lifecycle::Request;
-use crate::vm::task::Handle;
+use crate::vm::task::{Handle, Use};
 
 /// How long a guest may neither take nor give a byte before the transfer is given up. A
 /// client may take as long as it likes.
@@ -50,7 +50,12 @@ pub async fn read(
     let transfer = Transfer::begin(&api, &vm, &id, wanted, "read").await?;
     let opened = transfer.guest.read_files(&transfer.path).await;
     let (kind, files) = opened.map_err(|error| transfer.failed(&error))?;
-    let mut response = Body::from_stream(unstalled(files)).into_response();
+    let using = transfer.using;
+    let files = unstalled(files).inspect(move |_| {
+        // The VM is in use for as long as there is an archive to be read.
+        let _ = &using;
+    });
+    let mut response = Body::from_stream(files).into_response();
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,
@@ -92,6 +97,7 @@ struct Transfer {
     guest: Guest,
     path: String,
     verb: &'static str,
+    using: Use,
 }
 
 impl Transfer {
@@ -106,6 +112,7 @@ impl Transfer {
             ApiError::new(ErrorKind::Invalid, format!("could not {verb} files")).caused_by(&error)
         })?;
         let vm = api.fleet.find(vm)?;
+        let using = vm.hold();
         let guest = vm.guest().await;
         let guest = guest.map_err(|error| refused(&vm, Request::Attach, &error))?;
         Ok(Self {
@@ -113,6 +120,7 @@ impl Transfer {
             vm,
             path,
             verb,
+            using,
         })
     }
 

@@ -30,6 +30,7 @@ use crate::descriptor::watched;
 use crate::fleet::refused;
 use crate::guest::{Guest, GuestStream};
 use crate::vm::lifecycle::Request;
+use crate::vm::task::Use;
 
 /// Bytes that are read from a client at once.
 const CHUNK: usize = 256 << 10;
@@ -66,9 +67,9 @@ pub async fn exec(
     Extension(id): Extension<RequestId>,
     request: HttpRequest,
 ) -> Result<Response, Failure> {
-    let guest = reach(&api, &vm, &id).await?;
+    let (guest, using) = reach(&api, &vm, &id).await?;
     let (answer, upgrading) = upgrade(request)?;
-    carry(upgrading, guest.exec());
+    carry(upgrading, guest.exec(), using);
     Ok(answer)
 }
 
@@ -78,27 +79,28 @@ pub async fn ssh(
     Extension(id): Extension<RequestId>,
     request: HttpRequest,
 ) -> Result<Response, Failure> {
-    let guest = reach(&api, &vm, &id).await?;
+    let (guest, using) = reach(&api, &vm, &id).await?;
     let opened = guest.ssh().await.map_err(|error| {
         ApiError::new(ErrorKind::Unavailable, format!("could not reach VM `{vm}`"))
             .caused_by(&error)
             .with_hint(format!("see `banger vm logs {vm}`"))
     })?;
     let (answer, upgrading) = upgrade(request)?;
-    carry(upgrading, opened);
+    carry(upgrading, opened, using);
     Ok(answer)
 }
 
-/// The link to the guest of a running VM. Its absence is told before the connection becomes
-/// a stream.
-async fn reach(api: &Api, vm: &str, id: &RequestId) -> Result<Guest, Failure> {
+/// The link to the guest of a running VM, which is in use from now on. Its absence is told
+/// before the connection becomes a stream.
+async fn reach(api: &Api, vm: &str, id: &RequestId) -> Result<(Guest, Use), Failure> {
     let handle = api.fleet.find(vm)?;
+    let using = handle.hold();
     let guest = handle.guest().await;
     let guest = guest.map_err(|error| refused(&handle, Request::Attach, &error))?;
-    Ok(guest.for_request(id))
+    Ok((guest.for_request(id), using))
 }
 
-fn carry(upgrading: Upgrading, guest: GuestStream) {
+fn carry(upgrading: Upgrading, guest: GuestStream, using: Use) {
     let carried = async move {
         let client = upgrading.client().await?;
         let gone = hangup(&client.stream)?;
@@ -113,6 +115,7 @@ fn carry(upgrading: Upgrading, guest: GuestStream) {
             if let Err(error) = carried.await {
                 tracing::debug!(%error, "a stream broke off");
             }
+            drop(using);
         }
         .in_current_span(),
     );

@@ -15,16 +15,12 @@ use crate::vm::task::Ask;
 
 pub async fn list(State(api): State<Api>) -> Json<Vec<Vm>> {
     let vms = api.fleet.handles();
-    Json(
-        vms.iter()
-            .map(|vm| api.fleet.describe(&vm.status()))
-            .collect(),
-    )
+    Json(vms.iter().map(|vm| api.fleet.describe(vm)).collect())
 }
 
 pub async fn show(State(api): State<Api>, Path(vm): Path<String>) -> Result<Json<Vm>, Failure> {
     let vm = api.fleet.find(&vm)?;
-    Ok(Json(api.fleet.describe(&vm.status())))
+    Ok(Json(api.fleet.describe(&vm)))
 }
 
 pub async fn create(
@@ -135,6 +131,7 @@ pub async fn ssh_target(
     Path(vm): Path<String>,
 ) -> Result<Json<SshTarget>, Failure> {
     let vm = api.fleet.find(&vm)?;
+    vm.touch();
     let host = api.fleet.host();
     Ok(Json(vm.look(|status| {
         let row = &status.row;

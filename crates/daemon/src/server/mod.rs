@@ -108,17 +108,25 @@ pub async fn serve(
     let listener = socket::bind(&paths.socket()).map_err(socket_failure)?;
     ready(&paths);
     let agreeing = tokio::spawn(reconciler.keep_agreeing());
+    let clock = tokio::spawn(watch_clock(Arc::clone(&fleet)));
     serve_until_told(listener, &fleet, told).await;
     agreeing.abort();
+    clock.abort();
     tracing::info!("ends; VMs that run go on");
-    if tokio::time::timeout(QUIESCE_LIMIT, fleet.quiesce())
-        .await
-        .is_err()
-    {
+    let pulls = &fleet.host().pulls;
+    let quiet = async { tokio::join!(fleet.quiesce(), pulls.end()) };
+    if tokio::time::timeout(QUIESCE_LIMIT, quiet).await.is_err() {
         tracing::warn!("some work did not end in time; the next daemon cleans up");
     }
     socket::remove(&paths.socket());
     Ok(())
+}
+
+/// Has owners know when the host's clock jumps. Without that they go by their timers.
+async fn watch_clock(fleet: Arc<Fleet>) {
+    if let Err(error) = fleet.host().clock.watch().await {
+        tracing::warn!(%error, "the host's clock cannot be watched");
+    }
 }
 
 async fn serve_until_told(

@@ -157,7 +157,7 @@ impl StoreError {
     }
 
     /// The error of a query that was made to `what`, a verb phrase.
-    fn query(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Self + Copy {
+    pub(crate) fn query(what: &'static str) -> impl FnOnce(rusqlite::Error) -> Self + Copy {
         move |source| Self::Query {
             what,
             source: source.into(),

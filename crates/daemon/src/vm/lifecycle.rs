@@ -245,13 +245,11 @@ impl Refusal {
             (Self::NotRunning, Request::Resume) => {
                 Some(format!("start it: `banger vm start {name}`"))
             }
-            (Self::Paused, _) => Some(format!("let it go on: `banger vm resume {name}`")),
+            (Self::Paused | Self::Pausing, _) => {
+                Some(format!("let it go on: `banger vm resume {name}`"))
+            }
             (
-                Self::StillStarting
-                | Self::AlreadyStarting
-                | Self::Pausing
-                | Self::Resuming
-                | Self::Restarting,
+                Self::StillStarting | Self::AlreadyStarting | Self::Resuming | Self::Restarting,
                 Request::Attach | Request::Set | Request::Pause | Request::Resume,
             ) => Some(format!(
                 "try again in a moment: `banger vm wait {name}` returns when it runs"

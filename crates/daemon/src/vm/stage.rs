@@ -59,7 +59,8 @@ impl Stage {
     }
 
     /// Whether a start that is called off may leave the stage where it is. The others take
-    /// milliseconds, and what they do on other threads must not go on beside their release.
+    /// milliseconds, and what they do on other threads must not go on beside their release; the
+    /// engine's stage sees to its one long wait by itself.
     pub fn may_be_left(self) -> bool {
         matches!(self, Self::Image | Self::Agent)
     }

@@ -324,7 +324,11 @@ impl Start {
             place: layout.place,
         };
         let engine = self.host.engines.get(self.row.engine).await?;
-        let machine = engine.launch(spec).await?;
+        let machine = tokio::select! {
+            launched = engine.launch(spec) => launched?,
+            // An engine that takes its time is left: what was begun of it is found by its mark.
+            () = self.cancel.cancelled() => return Err(StageError::Cancelled),
+        };
         self.pass(Stage::Engine, Moment::HalfWay).await?;
         let handle = machine.handle().clone();
         self.host.faults.step(Step::Handles, Moment::Before);

@@ -7,6 +7,10 @@
 mod jobs;
 mod orders;
 mod owner;
+mod usage;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +24,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument as _;
 
 use self::owner::Owner;
+use self::usage::Usage;
 use super::change::ChangeError;
 use super::lifecycle::{self, Refusal, Request, Verdict};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::operations::Work;
 use crate::store::{StoreError, VmRow};
+
+pub use self::usage::Use;
 
 /// How long a request waits for a link that is being made anew.
 const RELINK_LIMIT: Duration = Duration::from_secs(15);
@@ -50,6 +57,7 @@ pub struct Status {
 pub struct Handle {
     mailbox: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
+    usage: Arc<Usage>,
 }
 
 /// What is asked of a VM's task, with what belongs to it.
@@ -170,8 +178,9 @@ impl Handle {
         let handle = Self {
             mailbox,
             status: status.subscribe(),
+            usage: Arc::default(),
         };
-        let owner = Owner::new(host, status);
+        let owner = Owner::new(host, status, Arc::clone(&handle.usage));
         tokio::spawn(owner.run(commands, origin).instrument(span));
         handle
     }
@@ -196,6 +205,21 @@ impl Handle {
         self.look(|status| status.row.name.clone())
     }
 
+    /// Someone uses the VM at this moment.
+    pub fn touch(&self) {
+        self.usage.touch();
+    }
+
+    /// Someone uses the VM, over a stream, until the result is dropped.
+    pub fn hold(&self) -> Use {
+        self.usage.hold()
+    }
+
+    /// When someone last used the VM while this daemon ran, RFC 3339.
+    pub fn last_used_at(&self) -> Option<String> {
+        self.usage.last_at().map(|at| at.to_string())
+    }
+
     /// Asks something of the VM. The answer comes at once; the operation goes on. Only a change
     /// waits for its turn, while a change before it is carried out.
     ///
@@ -206,6 +230,7 @@ impl Handle {
         ask: Ask,
         request_id: Option<RequestId>,
     ) -> Result<Operation, RequestError> {
+        self.touch();
         let (reply, answer) = oneshot::channel();
         let command = Command::Ask {
             ask,

@@ -232,11 +232,12 @@ impl Change {
     ) -> Result<(), ApiError> {
         let row = &self.row;
         let online = machine.is_some() && row.engine != EngineKind::Fake;
-        if online && row.nat != self.was.nat {
-            if let Err(error) = host.network.set_nat(row.slot, row.nat).await {
-                *in_force = self.was.clone();
-                return Err(self.failed().caused_by(&error));
-            }
+        if online
+            && row.nat != self.was.nat
+            && let Err(error) = host.network.set_nat(row.slot, row.nat).await
+        {
+            *in_force = self.was.clone();
+            return Err(self.failed().caused_by(&error));
         }
         in_force.nat = row.nat;
         for (role, from, to) in self.disks() {

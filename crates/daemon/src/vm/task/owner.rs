@@ -13,7 +13,7 @@ use banger_proto::api::{Operation, OperationKind};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
 use rustix::process::Signal;
-use tokio::sync::{mpsc, oneshot, watch as status_watch};
+use tokio::sync::{mpsc, oneshot, watch as last};
 use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 use self::timers::Timers;
 use super::jobs::{self, NotStarted};
 use super::orders::{self, Carried, Settled};
+use super::usage::{Look, Usage};
 use super::{Ask, Command, Origin, RequestError, Status};
 use crate::guest::Guest;
 use crate::host::Host;
@@ -102,12 +103,21 @@ enum Happening {
         epoch: u64,
         guest: Guest,
     },
+    Looked {
+        epoch: u64,
+        look: Look,
+    },
+    /// Nothing that the owner must know of.
+    Nothing,
 }
 
 /// What the task knows.
 pub(super) struct Owner {
     host: Arc<Host>,
-    status: status_watch::Sender<Status>,
+    status: last::Sender<Status>,
+    usage: Arc<Usage>,
+    /// Changes when the host's clock jumps.
+    jumps: last::Receiver<u64>,
     job: Option<Job>,
     next: Option<Queued>,
     /// Changes that wait for their turn.
@@ -128,10 +138,12 @@ pub(super) struct Owner {
 
 impl Owner {
     /// The owner of the VM that `status` shows; nothing goes on yet.
-    pub(super) fn new(host: Arc<Host>, status: status_watch::Sender<Status>) -> Self {
+    pub(super) fn new(host: Arc<Host>, status: last::Sender<Status>, usage: Arc<Usage>) -> Self {
         Self {
+            jumps: host.clock.jumps(),
             host,
             status,
+            usage,
             job: None,
             next: None,
             deferred: VecDeque::new(),
@@ -153,6 +165,7 @@ impl Owner {
             let timer = self.next_timer();
             tokio::select! {
                 () = timers::until(timer) => self.on_time().await,
+                Ok(()) = self.jumps.changed() => self.clock_jumped(),
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command).await,
                     // The fleet is gone: the daemon ends, and the VM stays as it is.
@@ -554,10 +567,13 @@ impl Owner {
             }
             Happening::LinkLost { epoch } if epoch == self.epoch => self.link_lost(),
             Happening::LinkUp { epoch, guest } if epoch == self.epoch => self.linked(guest),
+            Happening::Looked { epoch, look } if epoch == self.epoch => self.looked(look).await,
             // News of a machine that is no more.
             Happening::MachineEnded { .. }
             | Happening::LinkLost { .. }
-            | Happening::LinkUp { .. } => {}
+            | Happening::LinkUp { .. }
+            | Happening::Looked { .. }
+            | Happening::Nothing => {}
         }
     }
 

@@ -69,7 +69,7 @@ impl Owner {
             match jobs::relink(&host, &row, &*machine).await {
                 Some(guest) => Happening::LinkUp { epoch, guest },
                 // That the machine has ended is told by whoever watches it.
-                None => Happening::LinkLost { epoch: 0 },
+                None => Happening::Nothing,
             }
         };
         self.background.spawn(relinked.in_current_span());

@@ -1,0 +1,168 @@
+//! What the owner does of itself, with machines and clocks that a test plays.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use banger_config::{Config, Paths};
+use banger_engine::process::ProcessId;
+use banger_engine::{
+    Activity, AgentStream, ControlError, Disk, Exit, ExitCause, Machine, MachineHandle, Place,
+};
+use banger_proto::api::EngineKind;
+use banger_proto::size::ByteSize;
+use rustix::process::Signal;
+use tokio::sync::watch;
+
+use super::{Handle, Origin};
+use crate::faults::Faults;
+use crate::host::{Host, Surroundings};
+use crate::store::vms::tests::row;
+use crate::store::{NewVm, VmRow, vms::HeldSlots};
+use crate::vm::lifecycle::Phase;
+
+fn host(home: &Path) -> Arc<Host> {
+    let paths = Paths {
+        config: home.join("config"),
+        state: home.join("state"),
+        cache: home.join("cache"),
+        runtime: home.join("run"),
+    };
+    let surroundings = Surroundings {
+        agent: "/nonexistent".into(),
+        fake_allowed: true,
+        faults: Faults::default(),
+    };
+    Arc::new(Host::new(paths, Config::default(), surroundings).unwrap())
+}
+
+async fn insert(host: &Host, phase: Phase) -> VmRow {
+    let row = VmRow { phase, ..row("x") };
+    let new = NewVm { name: None, row };
+    let inserted = host.database.insert_vm(new, 9, HeldSlots::default());
+    inserted.await.unwrap()
+}
+
+/// A machine whose end the test plays, and whose first watcher breaks down.
+#[derive(Debug)]
+struct Played {
+    handle: MachineHandle,
+    place: Place,
+    watchers: AtomicU32,
+    ended: watch::Sender<bool>,
+}
+
+impl Played {
+    fn new(place: Place) -> Self {
+        Self {
+            handle: MachineHandle {
+                engine: EngineKind::Fake,
+                process: ProcessId {
+                    pid: 1,
+                    start_time: 0,
+                    boot_id: "another".to_owned(),
+                },
+            },
+            place,
+            watchers: AtomicU32::new(0),
+            ended: watch::Sender::new(false),
+        }
+    }
+}
+
+#[async_trait]
+impl Machine for Played {
+    fn handle(&self) -> &MachineHandle {
+        &self.handle
+    }
+
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
+        std::future::pending().await
+    }
+
+    async fn exited(&self) -> Exit {
+        if self.watchers.fetch_add(1, Ordering::Relaxed) == 0 {
+            panic!("a watcher that breaks down");
+        }
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+        Exit {
+            cause: ExitCause::PoweredOff,
+            engine_log: Vec::new(),
+        }
+    }
+
+    async fn kill(&self) -> Result<(), ControlError> {
+        Ok(())
+    }
+
+    fn signal(&self, _: Signal) -> Result<(), ControlError> {
+        Ok(())
+    }
+
+    async fn power_button(&self) -> Result<(), ControlError> {
+        Ok(())
+    }
+
+    async fn pause(&self) -> Result<(), ControlError> {
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<(), ControlError> {
+        Ok(())
+    }
+
+    async fn grow_disk(&self, _: &Disk, _: ByteSize) -> Result<(), ControlError> {
+        Ok(())
+    }
+
+    async fn activity(&self) -> Result<Activity, ControlError> {
+        Ok(Activity::Paused)
+    }
+}
+
+async fn comes_to(vm: &Handle, phase: Phase) {
+    let mut status = vm.status.clone();
+    let come = status.wait_for(|status| status.row.phase == phase);
+    tokio::time::timeout(std::time::Duration::from_secs(30), come)
+        .await
+        .expect("it comes to that phase")
+        .expect("the owner lives");
+}
+
+fn home() -> tempfile::TempDir {
+    let builder = &mut tempfile::Builder::new();
+    builder.prefix("bgr").tempdir_in("/tmp").unwrap()
+}
+
+#[tokio::test]
+async fn the_end_of_a_machine_is_seen_after_its_watcher_broke_down() {
+    let home = home();
+    let host = host(home.path());
+    // Paused, so that nobody else watches it, such as who makes a link.
+    let row = insert(&host, Phase::Paused).await;
+    let place = host.layout(&row.id, row.slot).place;
+    let machine = Arc::new(Played::new(place));
+    let vm = Handle::spawn(host, row, Origin::Adopted(machine.clone()));
+    machine.ended.send_replace(true);
+    comes_to(&vm, Phase::Stopped).await;
+    assert_eq!(machine.watchers.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn what_became_of_a_pause_is_asked_of_the_machine() {
+    let home = home();
+    let host = host(home.path());
+    for phase in [Phase::Pausing, Phase::Resuming] {
+        let row = insert(&host, phase).await;
+        let place = host.layout(&row.id, row.slot).place;
+        let machine = Arc::new(Played::new(place));
+        let vm = Handle::spawn(host.clone(), row, Origin::Adopted(machine));
+        comes_to(&vm, Phase::Paused).await;
+    }
+}

@@ -1,0 +1,161 @@
+//! Who uses a VM, and since when nobody has.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+/// The share of one CPU below which a guest counts as calm, in percent.
+const CALM_PERCENT: u128 = 2;
+
+/// Use of one VM while this daemon runs. Times are monotonic: while the host sleeps nobody can
+/// use a VM, and that is not held against it.
+#[derive(Debug)]
+pub(super) struct Usage(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Streams that are open.
+    open: usize,
+    /// When someone last used it, or else when this daemon got to know it.
+    last: Instant,
+    /// The same as people read it; `None` if nobody has used it yet.
+    last_at: Option<Timestamp>,
+}
+
+impl Default for Usage {
+    fn default() -> Self {
+        Self(Mutex::new(Inner {
+            open: 0,
+            last: Instant::now(),
+            last_at: None,
+        }))
+    }
+}
+
+impl Usage {
+    /// Someone uses it at this moment.
+    pub(super) fn touch(&self) {
+        self.inner().touch();
+    }
+
+    /// Someone uses it until the result is dropped.
+    pub(super) fn hold(self: &Arc<Self>) -> Use {
+        let mut inner = self.inner();
+        inner.open += 1;
+        inner.touch();
+        Use(Arc::clone(self))
+    }
+
+    /// Since when nobody uses it; `None` while someone does.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let inner = self.inner();
+        (inner.open == 0).then_some(inner.last)
+    }
+
+    /// When someone last used it.
+    pub(super) fn last_at(&self) -> Option<Timestamp> {
+        let inner = self.inner();
+        match inner.open {
+            0 => inner.last_at,
+            _ => Some(Timestamp::now()),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Inner {
+    fn touch(&mut self) {
+        self.last = Instant::now();
+        self.last_at = Some(Timestamp::now());
+    }
+}
+
+/// An open stream to a VM: while there is one, the VM is in use.
+#[derive(Debug)]
+pub struct Use(Arc<Usage>);
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let mut inner = self.0.inner();
+        inner.open -= 1;
+        inner.touch();
+    }
+}
+
+/// A look at a guest that nobody uses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// When it was taken.
+    pub(super) at: Instant,
+    /// CPU time that the guest had used, in microseconds.
+    pub(super) cpu_us: u64,
+}
+
+/// Whether a VM that nobody has used since `idle_since` is to be stopped: that is `limit` ago,
+/// and its guest was calm between the last two looks.
+pub(super) fn is_stale(
+    before: Option<Look>,
+    now: Look,
+    idle_since: Instant,
+    limit: Duration,
+) -> bool {
+    let Some(before) = before.filter(|before| before.at >= idle_since) else {
+        return false;
+    };
+    let passed = now.at.duration_since(before.at).as_micros();
+    // A counter that has gone back is of another boot of the guest.
+    let Some(used) = now.cpu_us.checked_sub(before.cpu_us) else {
+        return false;
+    };
+    let calm = u128::from(used) * 100 < passed * CALM_PERCENT;
+    calm && now.at.duration_since(idle_since) >= limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_is_in_use_while_a_stream_is_open_and_idle_from_its_end_on() {
+        let usage = Arc::new(Usage::default());
+        let known = usage.idle_since().unwrap();
+        assert_eq!(usage.last_at(), None);
+        let (first, second) = (usage.hold(), usage.hold());
+        assert_eq!(usage.idle_since(), None);
+        drop(first);
+        assert_eq!(usage.idle_since(), None);
+        let before = Instant::now();
+        drop(second);
+        let idle = usage.idle_since().unwrap();
+        assert!(idle >= before && before > known);
+        assert!(usage.last_at().is_some());
+    }
+
+    #[test]
+    fn only_a_calm_guest_that_nobody_used_for_long_is_stale() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let limit = 100 * second;
+        let look = |seconds: u32, cpu_us| Look {
+            at: start + seconds * second,
+            cpu_us,
+        };
+        let stale = |before, now, since: u32| is_stale(before, now, start + since * second, limit);
+        let before = Some(look(50, 7_000_000));
+        // Less than 2 % of the 50 s between the looks.
+        assert!(stale(before, look(100, 7_990_000), 0));
+        assert!(!stale(before, look(100, 8_000_000), 0), "it worked");
+        assert!(!stale(before, look(99, 7_000_000), 0), "it is too early");
+        assert!(!stale(None, look(100, 0), 0), "nothing is known of it");
+        assert!(
+            !stale(before, look(160, 7_000_000), 60),
+            "it was used since"
+        );
+        assert!(!stale(before, look(100, 0), 0), "it has booted since");
+    }
+}
