@@ -1,5 +1,7 @@
 //! Guests whose agent speaks rubbish or nothing: what becomes of their VMs.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod support;
 
 use std::io::{Read as _, Write as _};

@@ -1,5 +1,7 @@
 //! What can be seen of a daemon and its VMs: usage, health, events, metrics, logs, files.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "these are tests")]
+//! The passes of the reconciler over rows and hosts that do not agree.
 
 use std::process::{Child, Command};
 use std::time::Instant;
