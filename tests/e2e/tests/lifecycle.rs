@@ -154,3 +154,93 @@ fn a_vm_has_the_cpus_memory_and_disks_that_were_asked_for() {
     );
     home.wait_for_no_vm();
 }
+
+#[test]
+fn a_paused_vm_goes_on_with_the_right_time_and_a_killed_one_keeps_what_was_synced() {
+    let Some(home) = Home::with_vms() else { return };
+    let banger = |arguments: &[&str]| home.banger(arguments.iter().copied()).run();
+    banger(&["vm", "create", "--name", "sleeper"]).exited_with(0);
+    let exec = |script: &str| banger(&["vm", "exec", "sleeper", "--", "sh", "-c", script]);
+    let boot = exec("cat /proc/sys/kernel/random/boot_id").text();
+
+    // A clock that stands still is like one that is wrong: what counts is that it is set.
+    exec("date -s '2001-01-01' && sync").exited_with(0);
+    banger(&["vm", "pause", "sleeper"]).exited_with(0);
+    home.wait_for_state("sleeper", "paused");
+    exec("true").exited_with(125).says("is paused");
+    banger(&["vm", "resume", "sleeper"]).exited_with(0);
+    let guest: u64 = exec("date +%s").text().parse().unwrap();
+    let host = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    assert!(
+        host.abs_diff(guest) < 60,
+        "{guest} in the guest, {host} here"
+    );
+    assert_eq!(exec("cat /proc/sys/kernel/random/boot_id").text(), boot);
+
+    exec("echo kept >/root/kept; echo system >/etc/kept; sync").exited_with(0);
+    banger(&["vm", "pause", "sleeper"]).exited_with(0);
+    banger(&["vm", "kill", "sleeper"]).exited_with(0);
+    home.wait_for_state("sleeper", "stopped");
+    assert_eq!(home.processes_of("qemu-system"), []);
+    banger(&["vm", "restart", "sleeper"]).exited_with(0);
+    assert_eq!(exec("cat /root/kept /etc/kept").text(), "kept\nsystem");
+    let second = exec("cat /proc/sys/kernel/random/boot_id").text();
+    banger(&["vm", "restart", "sleeper"]).exited_with(0);
+    assert_ne!(exec("cat /proc/sys/kernel/random/boot_id").text(), second);
+    assert_eq!(exec("cat /root/kept /etc/kept").text(), "kept\nsystem");
+    banger(&["vm", "delete", "sleeper"]).exited_with(0);
+    home.assert_no_vm_left();
+}
+
+#[test]
+fn disks_grow_while_the_vm_runs_and_at_its_next_start() {
+    let Some(home) = Home::with_vms() else { return };
+    let banger = |arguments: &[&str]| home.banger(arguments.iter().copied()).run();
+    let small = ["--disk-size", "1G", "--system-size", "1G"];
+    let create = ["vm", "create", "--name", "grower"];
+    let create: Vec<&str> = create.into_iter().chain(small).collect();
+    banger(&create).exited_with(0);
+    let exec = |script: &str| banger(&["vm", "exec", "grower", "--", "sh", "-c", script]);
+    let sizes = || -> Vec<u64> {
+        let told = exec("df --output=size -BM /root / | tail -n 2 | tr -d ' M'").text();
+        told.lines().map(|line| line.parse().unwrap()).collect()
+    };
+    let before = sizes();
+    assert!(
+        before.iter().all(|size| (800..=1024).contains(size)),
+        "{before:?}"
+    );
+    exec("head -c 300M /dev/urandom >/root/data; sha256sum /root/data >/root/sum; sync")
+        .exited_with(0);
+
+    banger(&["vm", "set", "grower", "--disk-size", "2G"]).exited_with(0);
+    let live = sizes();
+    assert!((1800..=2048).contains(&live[0]), "{live:?}");
+    assert_eq!(live[1], before[1]);
+    exec("sha256sum -c /root/sum").exited_with(0);
+    banger(&["vm", "set", "grower", "--disk-size", "1G"])
+        .exited_with(1)
+        .says("cannot shrink");
+
+    banger(&["vm", "stop", "grower"]).exited_with(0);
+    let larger = [
+        "vm",
+        "set",
+        "grower",
+        "--disk-size",
+        "3G",
+        "--system-size",
+        "2G",
+    ];
+    banger(&larger).exited_with(0);
+    banger(&["vm", "start", "grower"]).exited_with(0);
+    let next = sizes();
+    assert!((2700..=3072).contains(&next[0]), "{next:?}");
+    assert!((1800..=2048).contains(&next[1]), "{next:?}");
+    exec("sha256sum -c /root/sum").exited_with(0);
+    banger(&["vm", "delete", "grower"]).exited_with(0);
+    home.assert_no_vm_left();
+}
