@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use banger_client::{Client, launch};
-use banger_config::Paths;
 use banger_config::paths::companion;
+use banger_config::{Config, ConfigError, Paths};
 use banger_proto::error::{ApiError, ErrorKind};
 use jiff::Timestamp;
 
@@ -31,6 +31,24 @@ impl Settings {
             daemon_program: companion("BANGER_DAEMON_BIN", "bangerd")
                 .unwrap_or_else(|| PathBuf::from("bangerd")),
             ui: Ui::from_env(),
+        })
+    }
+
+    /// What the config file says now.
+    ///
+    /// # Errors
+    /// It cannot be read, or makes no sense.
+    pub(crate) fn config(&self) -> Result<Config, ApiError> {
+        Config::load(&self.paths.config_file()).map_err(|error| {
+            let kind = match error {
+                ConfigError::Read { .. } => ErrorKind::Failed,
+                ConfigError::Value { .. } | ConfigError::UnknownKey { .. } => ErrorKind::Invalid,
+            };
+            let api = ApiError::new(kind, error.to_string());
+            match std::error::Error::source(&error) {
+                Some(source) => api.caused_by(source),
+                None => api,
+            }
         })
     }
 

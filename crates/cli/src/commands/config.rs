@@ -5,7 +5,7 @@ use std::path::Path;
 use banger_config::defaults::{HostResources, ResolvedDefaults, resolve};
 use banger_config::file::VmDefaults;
 use banger_config::judge::judge;
-use banger_config::{Config as ConfigFile, ConfigError};
+use banger_config::Config as ConfigFile;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::exit;
 use clap::{Args, Subcommand};
@@ -42,7 +42,7 @@ impl Config {
     pub(crate) fn run(self, settings: &Settings) -> Outcome {
         let path = settings.paths.config_file();
         match self {
-            Self::Show(show) => show.run(&path)?,
+            Self::Show(show) => show.run(&path, settings)?,
             Self::Path => print(&format!("{}\n", path.display()))?,
             Self::Check => return check(&path, settings),
         }
@@ -52,7 +52,7 @@ impl Config {
 
 /// Says everything that is wrong with the file, for this host too.
 fn check(path: &Path, settings: &Settings) -> Outcome {
-    let config = load(path)?;
+    let config = settings.config()?;
     // A file that is missing, or went away meanwhile, says nothing wrong.
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let problems = judge(path, &text, &config, HostResources::read());
@@ -67,28 +67,14 @@ fn check(path: &Path, settings: &Settings) -> Outcome {
 }
 
 impl Show {
-    fn run(self, path: &Path) -> Result<(), Failure> {
-        let config = load(path)?;
+    fn run(self, path: &Path, settings: &Settings) -> Result<(), Failure> {
+        let config = settings.config()?;
         let defaults = resolve(&config.vm_defaults, HostResources::read());
         match self.json.json {
             true => print_json(&with_defaults(config, &defaults)),
             false => print(&config_text(path, config, &defaults)),
         }
     }
-}
-
-fn load(path: &Path) -> Result<ConfigFile, ApiError> {
-    ConfigFile::load(path).map_err(|error| {
-        let kind = match error {
-            ConfigError::Read { .. } => ErrorKind::Failed,
-            ConfigError::Value { .. } | ConfigError::UnknownKey { .. } => ErrorKind::Invalid,
-        };
-        let api = ApiError::new(kind, error.to_string());
-        match std::error::Error::source(&error) {
-            Some(source) => api.caused_by(source),
-            None => api,
-        }
-    })
 }
 
 fn with_defaults(config: ConfigFile, defaults: &ResolvedDefaults) -> ConfigFile {

@@ -20,8 +20,6 @@ use crate::settings::Settings;
 
 /// Between the two looks that a rate needs.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
-/// Between the looks of `--watch`.
-const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,7 +37,7 @@ pub(crate) struct Stats {
     /// The VMs: names, ids, or beginnings of ids [default: all that run]
     #[arg(value_name = "VM", add = ArgValueCandidates::new(complete::vm_names))]
     vms: Vec<String>,
-    /// Look again every 2 seconds
+    /// Look again and again, every 2 seconds or as stats_poll_interval in the config says
     #[arg(long, short)]
     watch: bool,
     #[command(flatten)]
@@ -65,6 +63,7 @@ impl Stats {
             print(&stats_table(&rows))?;
             return Ok(0);
         }
+        let every = settings.config()?.stats_poll_interval.duration();
         let mut screen = Screen::new();
         sleep(BETWEEN_LOOKS).await;
         loop {
@@ -73,7 +72,7 @@ impl Stats {
                 true => print_json_line(&now)?,
                 false => screen.show(&stats_table(&looks.add(now)))?,
             }
-            sleep(WATCH_EVERY).await;
+            sleep(every).await;
         }
     }
 }
