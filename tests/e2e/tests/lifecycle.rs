@@ -213,7 +213,7 @@ fn disks_grow_while_the_vm_runs_and_at_its_next_start() {
         before.iter().all(|size| (800..=1024).contains(size)),
         "{before:?}"
     );
-    exec("head -c 300M /dev/urandom >/root/data; sha256sum /root/data >/root/sum; sync")
+    exec("head -c 48M /dev/urandom >/root/data; sha256sum /root/data >/root/sum; sync")
         .exited_with(0);
 
     banger(&["vm", "set", "grower", "--disk-size", "2G"]).exited_with(0);
