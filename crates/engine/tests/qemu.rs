@@ -15,6 +15,7 @@ use banger_engine::{
     Access, Activity, ControlError, Engine, ExitCause, LaunchError, MachineHandle, Qemu, process,
 };
 use banger_proto::agent::DiskRole;
+use rustix::process::Signal;
 use support::{HELLO, Home, IDLE, POWER_OFF, RESET, has_open, look, session, status};
 
 /// Longest wait for anything in here.
@@ -335,10 +336,8 @@ async fn launcher() {
     unsafe { libc::raise(libc::SIGKILL) };
 }
 
-#[tokio::test]
-async fn a_machine_outlives_its_daemon_and_is_adopted_by_the_next() {
-    let qemu = qemu_or_skip!();
-    let home = Home::new();
+/// Launches a machine whose daemon is killed.
+fn outlive_daemon(home: &Home) -> MachineHandle {
     fs::write(
         home.path("place"),
         format!("{} {}", home.place.instance, home.place.vm),
@@ -350,8 +349,14 @@ async fn a_machine_outlives_its_daemon_and_is_adopted_by_the_next() {
         .output()
         .unwrap();
     assert!(!output.status.success());
-    let handle: MachineHandle =
-        serde_json::from_slice(&fs::read(home.path("handle")).unwrap()).unwrap();
+    serde_json::from_slice(&fs::read(home.path("handle")).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_machine_outlives_its_daemon_and_is_adopted_by_the_next() {
+    let qemu = qemu_or_skip!();
+    let home = Home::new();
+    let handle = outlive_daemon(&home);
 
     // By the handle; by the mark alone; and by the mark if the handle is of something else.
     let stale = MachineHandle {
@@ -386,6 +391,23 @@ async fn a_machine_outlives_its_daemon_and_is_adopted_by_the_next() {
     );
     banger_engine::release(&home.place).await.unwrap();
     home.assert_released(&qemu).await;
+}
+
+#[tokio::test]
+async fn an_adopted_machine_that_another_kills_has_failed() {
+    let qemu = qemu_or_skip!();
+    let home = Home::new();
+    let handle = outlive_daemon(&home);
+    let machine = banger_engine::adopt(qemu.kind(), &home.place, Some(&handle), &look())
+        .await
+        .unwrap()
+        .unwrap();
+    // It has negotiated by now.
+    in_time(machine.activity()).await.unwrap();
+    machine.signal(Signal::KILL).unwrap();
+    let exit = in_time(machine.exited()).await;
+    assert!(matches!(exit.cause, ExitCause::Failed(_)), "{exit:?}");
+    banger_engine::release(&home.place).await.unwrap();
 }
 
 #[tokio::test]

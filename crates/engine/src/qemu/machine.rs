@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::qmp::{Qmp, Shutdown};
+use super::qmp::{LastWord, Qmp, Shutdown};
 use crate::process::{Ended, Process, ProcessFailure};
 use crate::{
     Activity, AgentStream, ControlError, Disk, Exit, ExitCause, LaunchError, Machine,
@@ -126,12 +126,13 @@ impl QemuMachine {
         qmp.order(name, arguments, limit).await
     }
 
-    async fn last_word(&self) -> Option<Shutdown> {
-        let qmp = self.qmp.borrow().clone()?;
+    async fn last_word(&self) -> LastWord {
+        let Some(qmp) = self.qmp.borrow().clone() else {
+            return LastWord::Unheard;
+        };
         tokio::time::timeout(LAST_WORD_LIMIT, qmp.last_word())
             .await
-            .ok()
-            .flatten()
+            .unwrap_or(LastWord::Unheard)
     }
 }
 
@@ -226,7 +227,7 @@ fn without_program(line: &str) -> String {
 }
 
 /// Why a QEMU ended, from all that is known of it. `None`: it failed.
-fn cause(ended: Ended, word: Option<Shutdown>, killed: bool) -> Option<ExitCause> {
+fn cause(ended: Ended, word: LastWord, killed: bool) -> Option<ExitCause> {
     use std::os::unix::process::ExitStatusExt;
 
     if let Ended::Status(status) = ended {
@@ -241,13 +242,15 @@ fn cause(ended: Ended, word: Option<Shutdown>, killed: bool) -> Option<ExitCause
         }
     }
     Some(match word {
-        Some(Shutdown::GuestOff) => ExitCause::PoweredOff,
-        Some(Shutdown::GuestReset | Shutdown::GuestPanic) => ExitCause::Reset,
-        Some(Shutdown::Host) => ExitCause::Killed { signal: None },
-        None if killed => ExitCause::Killed {
+        LastWord::Said(Shutdown::GuestOff) => ExitCause::PoweredOff,
+        LastWord::Said(Shutdown::GuestReset | Shutdown::GuestPanic) => ExitCause::Reset,
+        LastWord::Said(Shutdown::Host) => ExitCause::Killed { signal: None },
+        LastWord::Unheard | LastWord::Silence if killed => ExitCause::Killed {
             signal: Some(libc::SIGKILL),
         },
-        None => ExitCause::Unseen,
+        // Nobody was told of its status, but it was killed by another or crashed.
+        LastWord::Silence if ended == Ended::Unseen => return None,
+        LastWord::Unheard | LastWord::Silence => ExitCause::Unseen,
     })
 }
 
@@ -261,51 +264,54 @@ mod tests {
     fn the_cause_of_an_end_is_what_is_known_best() {
         let code = |code: i32| Ended::Status(ExitStatus::from_raw(code << 8));
         let signal = |signal| Ended::Status(ExitStatus::from_raw(signal));
-        let off = Some(Shutdown::GuestOff);
+        let off = LastWord::Said(Shutdown::GuestOff);
+        let (unheard, silence) = (LastWord::Unheard, LastWord::Silence);
         for (ended, word, killed, expected) in [
             (code(0), off, false, Some(ExitCause::PoweredOff)),
             (
                 code(0),
-                Some(Shutdown::GuestReset),
+                LastWord::Said(Shutdown::GuestReset),
                 false,
                 Some(ExitCause::Reset),
             ),
             (
                 code(0),
-                Some(Shutdown::GuestPanic),
+                LastWord::Said(Shutdown::GuestPanic),
                 false,
                 Some(ExitCause::Reset),
             ),
             (
                 code(0),
-                Some(Shutdown::Host),
+                LastWord::Said(Shutdown::Host),
                 false,
                 Some(ExitCause::Killed { signal: None }),
             ),
-            (code(0), None, false, Some(ExitCause::Unseen)),
-            (code(1), None, false, None),
+            (code(0), unheard, false, Some(ExitCause::Unseen)),
+            (code(0), silence, false, Some(ExitCause::Unseen)),
+            (code(1), silence, false, None),
             (code(1), off, false, None),
             (
                 signal(9),
-                None,
+                silence,
                 true,
                 Some(ExitCause::Killed { signal: Some(9) }),
             ),
             (
                 signal(9),
-                None,
+                silence,
                 false,
                 Some(ExitCause::Killed { signal: Some(9) }),
             ),
-            (signal(11), None, false, None),
+            (signal(11), silence, false, None),
             (Ended::Unseen, off, false, Some(ExitCause::PoweredOff)),
             (
                 Ended::Unseen,
-                None,
+                silence,
                 true,
                 Some(ExitCause::Killed { signal: Some(9) }),
             ),
-            (Ended::Unseen, None, false, Some(ExitCause::Unseen)),
+            (Ended::Unseen, unheard, false, Some(ExitCause::Unseen)),
+            (Ended::Unseen, silence, false, None),
         ] {
             assert_eq!(
                 cause(ended, word, killed),

@@ -51,6 +51,17 @@ pub(super) enum Shutdown {
     Host,
 }
 
+/// What a conversation has told of the machine's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastWord {
+    /// QEMU did not get to talking: it may have ended for any reason.
+    Unheard,
+    /// QEMU was talking and has not said that it ends. It says so before every end of its own.
+    Silence,
+    /// QEMU has said why it ends.
+    Said(Shutdown),
+}
+
 impl Message {
     /// Reads a line. `None`: it is no message.
     fn parse(line: &[u8]) -> Option<Self> {
@@ -97,7 +108,7 @@ impl Message {
 #[derive(Clone, Debug)]
 pub(super) struct Qmp {
     orders: mpsc::Sender<Order>,
-    shutdown: watch::Receiver<Option<Shutdown>>,
+    last: watch::Receiver<LastWord>,
 }
 
 #[derive(Debug)]
@@ -112,9 +123,9 @@ impl Qmp {
     pub(super) async fn connect(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path).await?;
         let (orders, received) = mpsc::channel(8);
-        let (tell, shutdown) = watch::channel(None);
+        let (tell, last) = watch::channel(LastWord::Unheard);
         tokio::spawn(converse(stream, received, tell));
-        Ok(Self { orders, shutdown })
+        Ok(Self { orders, last })
     }
 
     /// Gives an order.
@@ -153,11 +164,11 @@ impl Qmp {
         self.orders.is_closed()
     }
 
-    /// Waits for the conversation's end; returns why QEMU ended the machine, if it said so.
-    pub(super) async fn last_word(&self) -> Option<Shutdown> {
-        let mut shutdown = self.shutdown.clone();
-        while shutdown.changed().await.is_ok() {}
-        *shutdown.borrow()
+    /// Waits for the conversation's end; returns what was told of the machine's.
+    pub(super) async fn last_word(&self) -> LastWord {
+        let mut last = self.last.clone();
+        while last.changed().await.is_ok() {}
+        *last.borrow()
     }
 }
 
@@ -165,7 +176,7 @@ impl Qmp {
 async fn converse(
     stream: UnixStream,
     mut orders: mpsc::Receiver<Order>,
-    shutdown: watch::Sender<Option<Shutdown>>,
+    last: watch::Sender<LastWord>,
 ) {
     let (read, mut write) = stream.into_split();
     let mut lines = Lines::new(read);
@@ -196,12 +207,20 @@ async fn converse(
                 asked.push_back(Some(order.answer));
             }
             line = lines.next() => {
-                let Ok(Some(line)) = line else { return };
+                let line = match line {
+                    Ok(Some(line)) => line,
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        // This side breaks it off: what QEMU says from now on is not heard.
+                        last.send_replace(LastWord::Unheard);
+                        return;
+                    }
+                    Ok(None) | Err(_) => return,
+                };
                 let answer = match Message::parse(&line) {
                     Some(Message::Return(value)) => Ok(value),
                     Some(Message::Error(reason)) => Err(reason),
                     Some(Message::Shutdown(cause)) => {
-                        shutdown.send_replace(Some(cause));
+                        last.send_replace(LastWord::Said(cause));
                         continue;
                     }
                     Some(Message::Greeting | Message::Other) => continue,
@@ -211,9 +230,16 @@ async fn converse(
                         continue;
                     }
                 };
-                if let Some(Some(waiting)) = asked.pop_front() {
-                    // Whoever asked may have given up.
-                    let _ = waiting.send(answer);
+                match asked.pop_front() {
+                    Some(Some(waiting)) => {
+                        // Whoever asked may have given up.
+                        let _ = waiting.send(answer);
+                    }
+                    // Events are sent from the negotiation on.
+                    Some(None) if answer.is_ok() => {
+                        last.send_replace(LastWord::Silence);
+                    }
+                    Some(None) | None => {}
                 }
             }
         }
@@ -321,9 +347,9 @@ mod tests {
     async fn conversation() -> (Qmp, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
         let (orders, received) = mpsc::channel(8);
-        let (tell, shutdown) = watch::channel(None);
+        let (tell, last) = watch::channel(LastWord::Unheard);
         tokio::spawn(converse(near, received, tell));
-        (Qmp { orders, shutdown }, far)
+        (Qmp { orders, last }, far)
     }
 
     #[tokio::test]
@@ -344,11 +370,31 @@ mod tests {
         assert_eq!(status.unwrap()["status"], "running");
         insta::assert_snapshot!(stop.unwrap_err(), @"the engine refused `stop`: not now");
         drop(far);
-        assert_eq!(qmp.last_word().await, Some(Shutdown::GuestOff));
+        assert_eq!(qmp.last_word().await, LastWord::Said(Shutdown::GuestOff));
         assert!(matches!(
             qmp.order("stop", None, limit).await,
             Err(ControlError::Ended)
         ));
+    }
+
+    #[tokio::test]
+    async fn silence_is_told_from_what_could_not_be_heard() {
+        let negotiated = "{\"QMP\": {}}\n{\"return\": {}}\n";
+        let endless = negotiated.to_owned() + &"x".repeat(usize::try_from(LINE_MAX).unwrap());
+        for (said, word) in [
+            ("", LastWord::Unheard),
+            ("{\"QMP\": {}}\n", LastWord::Unheard),
+            (negotiated, LastWord::Silence),
+            (&endless, LastWord::Unheard),
+        ] {
+            let (qmp, mut far) = conversation().await;
+            // The order to negotiate is taken: a socket with bytes in it ends otherwise.
+            let mut order = vec![0; line_of("qmp_capabilities", None).len()];
+            far.read_exact(&mut order).await.unwrap();
+            far.write_all(said.as_bytes()).await.unwrap();
+            drop(far);
+            assert_eq!(qmp.last_word().await, word);
+        }
     }
 
     #[test]
