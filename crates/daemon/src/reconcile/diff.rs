@@ -151,6 +151,15 @@ pub fn without_row(rows: &Rows, found: &Found) -> (Strays, Doubtful) {
     (strays, doubtful)
 }
 
+/// Whether all that may run is of a VM with a row that can be read, or is a stray.
+pub fn is_all_known(rows: &Rows, found: &Found) -> bool {
+    let (strays, _) = without_row(rows, found);
+    let has_owner = |process: &Marked| {
+        rows.vms.iter().any(|row| row.id == process.mark.vm) || strays.processes.contains(process)
+    };
+    rows.malformed.is_empty() && found.processes.iter().all(has_owner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +228,7 @@ mod tests {
         assert_eq!(strays.processes, [process(&stranger, 4)]);
         assert_eq!(strays.slots, [5, 6].into());
         assert_eq!(doubtful, Doubtful::default());
+        assert!(is_all_known(&rows, &found));
     }
 
     #[test]
@@ -242,6 +252,10 @@ mod tests {
         assert_eq!(strays, Strays::default());
         assert_eq!(doubtful.directories, [lost].into());
         assert_eq!(doubtful.slots, [4].into());
+        assert!(!is_all_known(&rows, &found));
+        assert!(!is_all_known(&Rows::default(), &found));
+        let only_the_row = Found::default();
+        assert!(!is_all_known(&rows, &only_the_row));
 
         // Nobody can tell which VMs there are: nothing is a stray.
         found.directories = None;

@@ -45,13 +45,14 @@ pub(super) async fn pass(reconciler: &mut Reconciler) -> Result<(), StoreError> 
     let seen = look(host).await;
     let rows = bring_back(&fleet, host.database.vms().await?, &seen).await?;
     reconciler.sweep(&rows, &seen.found).await;
+    let is_all_known = seen.look.is_some() && diff::is_all_known(&rows, &seen.found);
 
     let met: Vec<Met> = futures_util::stream::iter(rows.vms)
         .map(|row| meet(host, row, &seen))
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
-    let nothing_runs = met.iter().all(|vm| !vm.runs) && reconciler.kept.is_empty();
+    let nothing_runs = is_all_known && met.iter().all(|vm| !vm.runs);
     let changed = met.iter().filter(|vm| vm.changed && vm.origin.is_some());
     let changed = changed.map(|vm| vm.row.clone()).collect();
     let gone = met.iter().filter(|vm| vm.origin.is_none());
