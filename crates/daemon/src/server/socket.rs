@@ -3,7 +3,6 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -56,7 +55,7 @@ pub struct Lock {
 pub fn claim(paths: &Paths) -> Result<Lock, SocketError> {
     files::make_private_directory(&paths.runtime)?;
     files::make_private_directory(&paths.state)?;
-    let held = |path: &Path| match lock(path, &paths.socket())? {
+    let held = |path: &Path| match lock(path)? {
         Some(file) => Ok(file),
         None => Err(SocketError::AlreadyRunning {
             state: paths.state.clone(),
@@ -72,8 +71,9 @@ pub fn claim(paths: &Paths) -> Result<Lock, SocketError> {
 ///
 /// One that was killed while it started a process is survived by its fork, which holds the lock
 /// until it becomes the other program. It is waited for: from then on that process has its mark,
-/// and is found.
-fn lock(path: &Path, socket: &Path) -> Result<Option<File>, FileError> {
+/// and is found. It has the daemon's socket as well, so that a connection tells nothing of who
+/// holds the lock.
+fn lock(path: &Path) -> Result<Option<File>, FileError> {
     let file = OpenOptions::new()
         .create(true)
         .write(true)
@@ -83,7 +83,6 @@ fn lock(path: &Path, socket: &Path) -> Result<Option<File>, FileError> {
         .map_err(FileError::new("open", path))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) if UnixStream::connect(socket).is_ok() => Ok(None),
         Err(rustix::io::Errno::WOULDBLOCK) => wait_for(file).map_err(FileError::new("lock", path)),
         Err(error) => Err(FileError::new("lock", path)(error.into())),
     }
@@ -173,6 +172,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let paths = paths(home.path());
         let lock = claim(&paths).unwrap();
+        // The fork has the socket, too.
+        let _socket = std::os::unix::net::UnixListener::bind(paths.socket()).unwrap();
         let (begun, beginning) = mpsc::channel();
         let next = thread::spawn({
             let paths = paths.clone();
