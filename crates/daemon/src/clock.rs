@@ -12,6 +12,10 @@ use tokio::sync::watch;
 
 use crate::descriptor::watched;
 
+/// When a timer that is never to be due is due: in the year 2242, in seconds since 1970. The
+/// kernel counts to 2262.
+const NEVER: i64 = 1 << 33;
+
 /// The host's clock. Whoever cares follows its jumps.
 #[derive(Debug)]
 pub struct Clock {
@@ -54,7 +58,7 @@ impl Clock {
                     tv_nsec: 0,
                 },
                 it_value: Timespec {
-                    tv_sec: i64::MAX >> 32,
+                    tv_sec: NEVER,
                     tv_nsec: 0,
                 },
             };
@@ -85,6 +89,12 @@ impl Clock {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn never_is_not_soon() {
+        let never = jiff::Timestamp::from_second(NEVER).unwrap();
+        assert!(never > "2200-01-01T00:00:00Z".parse().unwrap(), "{never}");
+    }
 
     #[tokio::test]
     async fn a_clock_that_runs_is_no_jump() {
