@@ -57,7 +57,8 @@ pub(super) async fn boot_again(start: Start) -> Result<Box<Started>, Box<NotStar
 /// Makes all that a VM needs before its first start, or releases it.
 pub(super) async fn prepare(start: Start) -> Result<Artifacts, Box<NotStarted>> {
     match start.prepare().await {
-        Ok(artifacts) => Ok(artifacts),
+        Ok(artifacts) if !start.cancel.is_cancelled() => Ok(artifacts),
+        Ok(_) => Err(give_up(&start, Extent::Everything, None).await),
         Err(error) => Err(give_up(&start, Extent::Everything, Some(error)).await),
     }
 }

@@ -145,6 +145,13 @@ enum Command {
     Quiesce(oneshot::Sender<()>),
 }
 
+impl Command {
+    /// Whether nobody waits for its answer any more.
+    fn is_given_up(&self) -> bool {
+        matches!(self, Self::Ask { reply, .. } if reply.is_closed())
+    }
+}
+
 /// How a VM comes to its task.
 #[derive(Debug)]
 pub enum Origin {
@@ -221,7 +228,8 @@ impl Handle {
     }
 
     /// Asks something of the VM. The answer comes at once; the operation goes on. Only a change
-    /// waits for its turn, while a change before it is carried out.
+    /// waits for its turn, while a change before it is carried out; one that is given up while it
+    /// waits is not made.
     ///
     /// # Errors
     /// The VM's phase does not allow it, or it cannot become what was asked for.

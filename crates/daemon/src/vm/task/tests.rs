@@ -11,12 +11,14 @@ use banger_engine::process::ProcessId;
 use banger_engine::{
     Activity, AgentStream, ControlError, Disk, Exit, ExitCause, Machine, MachineHandle, Place,
 };
-use banger_proto::api::EngineKind;
+use banger_proto::api::{EngineKind, SetVm};
+use banger_proto::error::ErrorKind;
 use banger_proto::size::ByteSize;
+use futures_util::FutureExt as _;
 use rustix::process::Signal;
 use tokio::sync::watch;
 
-use super::{Handle, Origin};
+use super::{Ask, Handle, Origin};
 use crate::faults::Faults;
 use crate::host::{Host, Surroundings};
 use crate::store::vms::tests::row;
@@ -165,4 +167,35 @@ async fn what_became_of_a_pause_is_asked_of_the_machine() {
         let vm = Handle::spawn(host.clone(), row, Origin::Adopted(machine));
         comes_to(&vm, Phase::Paused).await;
     }
+}
+
+#[tokio::test]
+async fn a_change_that_is_given_up_while_it_waits_is_not_made() {
+    let home = home();
+    let host = host(home.path());
+    let row = insert(&host, Phase::Stopped).await;
+    let name = row.name.clone();
+    let vm = Handle::spawn(host, row, Origin::AtRest);
+    // Work that a change waits for.
+    vm.tidy().await;
+    let change = SetVm {
+        name: Some("given-up".parse().unwrap()),
+        ..SetVm::default()
+    };
+    let answer = vm.ask(Ask::Set(Box::new(change)), None).now_or_never();
+    assert!(answer.is_none());
+    vm.quiesce().await;
+    assert_eq!(vm.name(), name);
+}
+
+#[tokio::test]
+async fn a_start_that_waits_for_its_turn_is_called_off_when_the_daemon_ends() {
+    let home = home();
+    let host = host(home.path());
+    let row = insert(&host, Phase::Stopped).await;
+    let vm = Handle::spawn(Arc::clone(&host), row, Origin::AtRest);
+    // It waits for what goes on already.
+    let ((), start, ()) = tokio::join!(vm.tidy(), vm.ask(Ask::Start, None), vm.quiesce());
+    let start = host.operations.get(&start.unwrap().id).unwrap();
+    assert_eq!(start.error.unwrap().kind, ErrorKind::Cancelled);
 }

@@ -216,7 +216,10 @@ impl Owner {
         while !self.must_wait()
             && let Some(command) = self.deferred.pop_front()
         {
-            self.obey(command).await;
+            // Whoever gave up waiting was told that nothing came of it.
+            if !command.is_given_up() {
+                self.obey(command).await;
+            }
         }
         if self.job.is_none() {
             for reply in self.quiesce.drain(..) {
@@ -414,6 +417,10 @@ impl Owner {
         self.run_job(works, hurry, async move {
             Happening::Started(jobs::boot_again(start).await)
         });
+        if !self.quiesce.is_empty() {
+            // The daemon ends: what waited for its turn is called off like what has begun.
+            self.hurry();
+        }
     }
 
     fn start_of(&self, work: &Work, disks: Disks) -> Start {
