@@ -111,3 +111,34 @@ async fn a_vm_whose_agent_is_mute_is_adopted_told_of_and_still_stopped() {
     succeeded(&daemon.delete_vm("a").await);
     home.assert_clean();
 }
+
+#[tokio::test]
+async fn the_console_of_a_guest_that_prints_without_end_stays_bounded_and_its_vm_usable() {
+    const BOUND: u64 = 16 << 20;
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.run("a").await;
+    let vm = daemon.client.vm("a").await.unwrap();
+    let directory = home.paths().vms().join(vm.id.to_string());
+    let log = directory.join("console.log");
+    // As the engine has it open: it appends.
+    let mut console = std::fs::File::options().append(true).open(&log).unwrap();
+    let line = vec![b'y'; 1 << 20];
+    for _ in 0..2 {
+        for _ in 0..=BOUND >> 20 {
+            console.write_all(&line).unwrap();
+        }
+        support::soon(async {
+            while std::fs::metadata(&log).unwrap().len() > BOUND {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    let kept = std::fs::metadata(directory.join("console.log.1")).unwrap();
+    assert!((1..=BOUND).contains(&kept.len()), "{}", kept.len());
+    let echoed = daemon.exec("a", &["echo", "well"]).await;
+    assert_eq!(echoed.text(), "well\n");
+    succeeded(&daemon.delete_vm("a").await);
+    home.assert_clean();
+}

@@ -24,8 +24,9 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 /// What all streams together may receive before their readers have taken it: as much as
 /// HTTP/2 allows, because a few readers that stand still would else hold up all others.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-/// Number of lines of the console that an error shows.
-const CONSOLE_LINES: usize = 12;
+/// Number of the console's lines that an error keeps: room for a panic with its traces, of which
+/// whoever shows it takes the telling ones.
+const CONSOLE_LINES: usize = 100;
 
 /// Waits for the agent of a machine, which may be starting, and begins a link with it.
 ///
