@@ -18,8 +18,8 @@ pub(crate) enum Kind {
 }
 
 /// Unpacks the archive whose root is to be at the path that `place` says once it knows what
-/// the root is. Modes, times and links are kept, and owners if `owners`. Gives what was left
-/// out: devices and pipes. Blocks.
+/// the root is. Modes, times and links are kept, and owners if `owners`; a directory that was
+/// there before keeps its own. Gives what was left out: devices and pipes. Blocks.
 ///
 /// # Errors
 /// The archive is broken or wants out, or something cannot be written; what was unpacked
@@ -51,9 +51,10 @@ pub(crate) fn unpack(
         let path = root.path_of(&entry)?;
         match kind {
             EntryType::Directory => {
-                make_directory(&path)?;
-                // Their modes and times come last: they would keep files out, or be changed.
-                directories.push((path, entry));
+                if make_directory(&path)? {
+                    // Their modes and times come last: they would keep files out, or be changed.
+                    directories.push((path, entry));
+                }
             }
             EntryType::Link => root.link(&entry, &path)?,
             EntryType::Regular
@@ -155,11 +156,14 @@ impl Root {
     }
 }
 
-/// Makes a directory, or finds it. A link to one is none: it may have come with the archive.
-fn make_directory(path: &Path) -> Result<(), ArchiveError> {
+/// Makes a directory, or finds it; true if it is new. A link to one is none: it may have come
+/// with the archive.
+fn make_directory(path: &Path) -> Result<bool, ArchiveError> {
     match fs::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => Ok(()),
-        _ => fs::create_dir(path).map_err(|error| write(path, error)),
+        Ok(there) if there.is_dir() => Ok(false),
+        _ => fs::create_dir(path)
+            .map(|()| true)
+            .map_err(|error| write(path, error)),
     }
 }
 
@@ -221,8 +225,8 @@ mod tests {
         fs::write(tree.join("sub/read-only/file"), "x").unwrap();
         fs::set_permissions(tree.join("sub/read-only"), PermissionsExt::from_mode(0o555)).unwrap();
         let copy = directory.path().join("copy");
-        // Again over itself, as a second copy does.
-        for _ in 0..2 {
+        // Again over itself, as a second copy does: what is there keeps its mode.
+        for read_only_mode in [0o555, 0o755] {
             assert!(copied(&tree, &copy).unwrap().is_empty());
             assert_eq!(fs::read_to_string(copy.join(&long)).unwrap(), "long");
             let run = fs::metadata(copy.join("sub/run")).unwrap();
@@ -235,7 +239,7 @@ mod tests {
             let link = fs::read_link(copy.join("link")).unwrap();
             assert_eq!(link, Path::new("/no/where"));
             let read_only = fs::metadata(copy.join("sub/read-only")).unwrap();
-            assert_eq!(read_only.mode() & 0o7777, 0o555);
+            assert_eq!(read_only.mode() & 0o7777, read_only_mode);
             // So that an ordinary user can copy over it, and the test clean up.
             let open = PermissionsExt::from_mode(0o755);
             fs::set_permissions(copy.join("sub/read-only"), open).unwrap();
@@ -260,6 +264,26 @@ mod tests {
         let reading = std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
         assert_eq!(pack(&packing, writer, |_| {}).unwrap(), [socket]);
         assert!(reading.join().unwrap().unwrap() > 0);
+    }
+
+    #[test]
+    fn a_directory_that_was_there_keeps_its_mode() {
+        let home = tempfile::tempdir().unwrap();
+        let own = PermissionsExt::from_mode(0o700);
+        fs::set_permissions(home.path(), own).unwrap();
+        fs::create_dir(home.path().join(".ssh")).unwrap();
+        let own = PermissionsExt::from_mode(0o700);
+        fs::set_permissions(home.path().join(".ssh"), own).unwrap();
+        let mut builder = Builder::new(Vec::new());
+        for name in ["tmp", "tmp/.ssh", "tmp/new"] {
+            let mut header = entry(name, EntryType::Directory);
+            header.set_mode(0o777);
+            header.set_cksum();
+            builder.append(&header, io::empty()).unwrap();
+        }
+        unpacked(home.path(), builder.into_inner().unwrap()).unwrap();
+        let mode = |name: &str| fs::metadata(home.path().join(name)).unwrap().mode() & 0o7777;
+        assert_eq!([".", ".ssh", "new"].map(mode), [0o700, 0o700, 0o777]);
     }
 
     fn entry(name: &str, kind: EntryType) -> Header {
