@@ -115,6 +115,12 @@ fn on_a_terminal_prune_asks() {
     assert_eq!(daemon.deed(), Deed::Deleted("calm-otter".into()));
     terminal.expect("VM `calm-otter` is deleted");
     assert_eq!(terminal.running.status(), Some(0));
+    // One of the same name that came while the user thought is not meant.
+    let mut terminal = prune();
+    daemon.change("calm-otter", |vm| vm.id = banger_proto::id::VmId::new());
+    terminal.type_in(b"y\n");
+    terminal.expect("VM `calm-otter` is deleted already");
+    assert_eq!(terminal.running.status(), Some(1));
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! `banger vm prune`
 
+use std::collections::HashMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use banger_client::{Client, ClientError};
 use banger_proto::api::{Operation, Vm};
 use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::id::VmId;
 use clap::Args;
 use jiff::Timestamp;
 
@@ -61,6 +63,8 @@ impl Prune {
             }
             signals = Signals::listen()?;
         }
+        // By now a name may be another VM's.
+        let ids: HashMap<&str, &VmId> = vms.iter().map(|vm| (vm.name.as_str(), &vm.id)).collect();
         let each = Each {
             vms: vms.iter().map(|vm| vm.name.to_string()).collect(),
             json: self.json,
@@ -70,8 +74,14 @@ impl Prune {
             going_on: "deleting",
             done: "deleted",
         };
-        each.run_with(settings, &client, &mut signals, words, delete_leftover)
-            .await
+        each.run_with(
+            settings,
+            &client,
+            &mut signals,
+            words,
+            async |client, vm| delete_leftover(client, vm, ids[vm]).await,
+        )
+        .await
     }
 
     fn show(&self, settings: &Settings, vms: &[Vm]) -> Outcome {
@@ -84,15 +94,17 @@ impl Prune {
     }
 }
 
-/// Looks again before it deletes: somebody may have started it while the user thought.
-async fn delete_leftover(client: &Client, vm: &str) -> Result<Operation, ClientError> {
-    let now = client.vm(vm).await?;
-    match is_down(now.state) {
-        true => client.delete_vm(now.id.as_str()).await,
-        false => Err(ClientError::Api(ApiError::new(
-            ErrorKind::Conflict,
-            format!("VM `{vm}` is {} by now, so it stays", now.state),
-        ))),
+/// Looks again before it deletes: somebody may have started or deleted it while the user
+/// thought.
+async fn delete_leftover(client: &Client, vm: &str, id: &VmId) -> Result<Operation, ClientError> {
+    let conflict = |words| Err(ClientError::Api(ApiError::new(ErrorKind::Conflict, words)));
+    match client.vm(id.as_str()).await {
+        Ok(now) if is_down(now.state) => client.delete_vm(id.as_str()).await,
+        Ok(now) => conflict(format!("VM `{vm}` is {} by now, so it stays", now.state)),
+        Err(ClientError::Api(error)) if error.kind == ErrorKind::NotFound => {
+            conflict(format!("VM `{vm}` is deleted already"))
+        }
+        Err(error) => Err(error),
     }
 }
 
