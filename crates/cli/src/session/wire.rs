@@ -112,9 +112,12 @@ impl Window {
         }
     }
 
-    /// So many bytes are on their way no more.
+    /// So many bytes are on their way no more. An agent that tells of more than went out, or of
+    /// anything where there is no limit, does not widen the window.
     fn taken(&self, bytes: u32) {
-        self.room.add_permits(self.share(bytes));
+        let size = self.size.get().copied().unwrap_or_default();
+        let on_their_way = size.saturating_sub(self.room.available_permits());
+        self.room.add_permits(self.share(bytes).min(on_their_way));
     }
 
     /// Waits until so many bytes may go out, and counts them. Cancel-safe.
@@ -239,6 +242,20 @@ mod tests {
         window.taken(25);
         assert!(goes_out(&window, 10));
         assert!(!goes_out(&window, 1));
+    }
+
+    #[test]
+    fn an_agent_that_tells_of_more_than_went_out_gets_no_more() {
+        for size in [10, 0] {
+            let window = Window::closed();
+            window.taken(5);
+            window.open(size);
+            let whole = window.room.available_permits();
+            window.taken(u32::MAX);
+            assert!(goes_out(&window, 4));
+            window.taken(u32::MAX);
+            assert_eq!(window.room.available_permits(), whole);
+        }
     }
 
     #[test]
