@@ -1,15 +1,23 @@
 //! What the environment says, read once.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use banger_client::{Client, launch};
 use banger_config::paths::companion;
 use banger_config::{Config, ConfigError, Paths};
 use banger_proto::error::{ApiError, ErrorKind};
 use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
 
 use crate::failure::Failure;
 use crate::ui::Ui;
+
+/// How long a daemon that ended has to come back: `banger daemon restart` takes less.
+const COME_BACK_LIMIT: Duration = Duration::from_secs(10);
+/// How long to wait between two looks for it. There is no event to await: it was the daemon
+/// that told them.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What every command needs to know.
 #[derive(Debug)]
@@ -85,5 +93,21 @@ impl Settings {
     /// The daemon, if one runs, of whatever version.
     pub(crate) async fn connect_if_running(&self) -> Result<Option<Client>, Failure> {
         Ok(launch::connect_if_running(&self.paths.socket()).await?)
+    }
+
+    /// Waits for the daemon after the one that ended. None is started: somebody may just have
+    /// stopped it.
+    pub(crate) async fn connect_to_next(&self) -> Result<Client, ApiError> {
+        let deadline = Instant::now() + COME_BACK_LIMIT;
+        while Instant::now() < deadline {
+            if let Ok(Some(client)) = self.connect_if_running().await {
+                return Ok(client);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Err(ApiError::new(
+            ErrorKind::Unavailable,
+            "the daemon has ended",
+        ))
     }
 }

@@ -1,14 +1,11 @@
 //! `banger events`
 
-use std::time::Duration;
-
 use banger_client::{Client, ClientError, DaemonEvents};
 use banger_proto::api::{Event, Happened};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::VmId;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
-use tokio::time::{Instant, sleep};
 
 use crate::args::Json;
 use crate::complete;
@@ -16,12 +13,6 @@ use crate::failure::{Failure, Outcome};
 use crate::output::{print, print_json_line};
 use crate::render::event::event_line;
 use crate::settings::Settings;
-
-/// How long a daemon that ended has to come back: `banger daemon restart` takes less.
-const COME_BACK_LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait between two looks for it. There is no event to await: it was the daemon
-/// that told them.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,7 +52,8 @@ impl Events {
                 Ok(Some(event)) => self.tell(event, only.as_ref())?,
                 Ok(None) if !self.follow => return Ok(0),
                 Ok(None) | Err(ClientError::Transport { .. }) => {
-                    let client = come_back(settings, self.since_id.as_deref()).await?;
+                    let client = settings.connect_to_next().await;
+                    let client = client.map_err(|error| self.with_where_it_goes_on(error))?;
                     events = self.ask(&client).await?;
                 }
                 Err(error) => return Err(error.into()),
@@ -74,6 +66,15 @@ impl Events {
         Ok(client.daemon_events(self.follow, last).await?)
     }
 
+    fn with_where_it_goes_on(&self, error: ApiError) -> ApiError {
+        match &self.since_id {
+            Some(id) => error.with_hint(format!(
+                "`banger events -f --since-id {id}` goes on from here"
+            )),
+            None => error,
+        }
+    }
+
     fn tell(&mut self, event: Event, only: Option<&Only>) -> Result<(), Failure> {
         if only.is_none_or(|only| only.is_meant(&event.what)) {
             match self.json.json {
@@ -84,26 +85,6 @@ impl Events {
         self.since_id = Some(event.id);
         Ok(())
     }
-}
-
-/// Waits for the daemon after the one that ended. None is started: somebody may just have
-/// stopped it.
-async fn come_back(settings: &Settings, last: Option<&str>) -> Result<Client, Failure> {
-    let deadline = Instant::now() + COME_BACK_LIMIT;
-    while Instant::now() < deadline {
-        if let Ok(Some(client)) = settings.connect_if_running().await {
-            return Ok(client);
-        }
-        sleep(LOOK_EVERY).await;
-    }
-    let error = ApiError::new(ErrorKind::Unavailable, "the daemon has ended");
-    Err(match last {
-        Some(id) => error.with_hint(format!(
-            "`banger events -f --since-id {id}` goes on from here"
-        )),
-        None => error,
-    }
-    .into())
 }
 
 /// The one VM whose events are wanted. It may be gone, and only its name or id be known.

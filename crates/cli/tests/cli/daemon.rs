@@ -220,6 +220,11 @@ impl Daemon {
         root
     }
 
+    /// Ends it; what is left is its home.
+    pub fn stop(self) -> tempfile::TempDir {
+        self.home
+    }
+
     pub fn home(&self) -> &Path {
         self.home.path()
     }

@@ -82,6 +82,25 @@ fn who_watches_goes_on_with_the_next_daemon() {
 }
 
 #[test]
+fn who_watches_starts_no_daemon_where_one_was_stopped() {
+    let daemon = Daemon::start();
+    let words = [
+        "vm",
+        "wait",
+        "calm-otter",
+        "--for",
+        "paused",
+        "--timeout",
+        "2",
+    ];
+    let waiting = start(&daemon, &words);
+    daemon.wait_for_follower();
+    let _home = daemon.stop();
+    // The program of the daemon is nowhere, so that to start one would be an error of its own.
+    assert_eq!(waiting.wait().status, Some(124));
+}
+
+#[test]
 fn wait_has_a_limit() {
     let daemon = Daemon::start();
     for (vm, wanted) in [("calm-otter", "paused"), ("devbox", "healthy")] {

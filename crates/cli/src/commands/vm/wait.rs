@@ -159,7 +159,7 @@ impl Waiting<'_> {
         }
         while !self.left.is_empty() {
             // The daemon ended; what happened meanwhile is asked of the next one.
-            let client = self.settings.connect().await?;
+            let client = self.settings.connect_to_next().await?;
             self.look_at_all(&client).await?;
             self.watch(&client).await?;
         }
