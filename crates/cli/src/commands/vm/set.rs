@@ -20,7 +20,8 @@ Examples:
   banger vm set calm-otter --ttl 8h --no-nat
 
 Disks grow and never shrink; a running guest gets the room at once. CPUs and memory can be
-changed while the VM is down. Either everything that is named is changed, or nothing.";
+changed while the VM is down. Either everything that is named is changed, or nothing;
+but one disk that has grown stays grown, with the rest changed, when the other one cannot.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group = ArgGroup::new("change").required(true).multiple(true))]
