@@ -18,8 +18,8 @@ use crate::exec::{self, Command, Control};
 
 /// How much input may wait for a command that does not read it.
 const INPUT_WINDOW: usize = 512 * 1024;
-/// What a frame of input costs beyond its bytes: keeping it takes memory too.
-const FRAME_COST: usize = 64;
+/// How many frames of input are handed over at once to who keeps them.
+const PIECES: usize = 8;
 /// How many acknowledgements wait for a client that reads no output.
 const TAKEN_QUEUE: usize = 4;
 
@@ -84,47 +84,88 @@ async fn take_frames(mut frames: Frames, mut input: Option<Input>, control: Cont
 
 /// A command's input, as much of it as may wait. Dropped, it ends behind what waits.
 struct Input {
-    waiting: mpsc::UnboundedSender<Bytes>,
-    /// Bounds what waits. It holds the window and as much again for what frames cost, so that
-    /// it stops nobody who heeds the window.
+    waiting: mpsc::Sender<Bytes>,
+    /// Bounds what waits. It holds the window, so that it stops nobody who heeds that.
     room: Arc<Semaphore>,
 }
 
 impl Input {
     /// What the command has taken is told to `taken`.
     fn new(command: mpsc::Sender<Bytes>, taken: Option<mpsc::Sender<u32>>) -> Self {
-        let (waiting, mut pieces) = mpsc::unbounded_channel::<Bytes>();
-        let room = Arc::new(Semaphore::new(2 * INPUT_WINDOW));
-        let freed = room.clone();
-        tokio::spawn(async move {
-            while let Some(bytes) = pieces.recv().await {
-                let length = bytes.len();
-                // A command that has closed its input takes everything, to nowhere.
-                let _ = command.send(bytes).await;
-                freed.add_permits(cost(length));
-                if let Some(taken) = &taken {
-                    let length = u32::try_from(length).expect("payloads are at most MAX_PAYLOAD");
-                    // Without a reader the command is being hung up.
-                    let _ = taken.send(length).await;
-                }
-            }
-        });
+        let (waiting, pieces) = mpsc::channel(PIECES);
+        let room = Arc::new(Semaphore::new(INPUT_WINDOW));
+        tokio::spawn(keep(pieces, room.clone(), command, taken));
         Self { waiting, room }
     }
 
     /// Takes a piece at once from a client that heeds the window; any other one waits here.
     async fn push(&self, bytes: Bytes) {
-        let cost = u32::try_from(cost(bytes.len())).expect("it is at most the room");
-        let permits = self.room.acquire_many(cost).await;
+        let share = u32::try_from(share(bytes.len())).expect("it is at most the room");
+        let permits = self.room.acquire_many(share).await;
         permits.expect("the semaphore is never closed").forget();
         // The other end goes on until this one is dropped.
-        let _ = self.waiting.send(bytes);
+        let _ = self.waiting.send(bytes).await;
     }
 }
 
-/// How much of the room a piece of input takes.
-fn cost(length: usize) -> usize {
-    (length + FRAME_COST).min(2 * INPUT_WINDOW)
+/// How much of the room a piece of input takes: one that is larger waits alone.
+fn share(length: usize) -> usize {
+    length.min(INPUT_WINDOW)
+}
+
+/// Keeps input until the command takes it, and tells what it took. Never waits for one of them
+/// alone, so that there is always a way in. What waits is one piece however many it came in:
+/// its bytes are all that it costs.
+async fn keep(
+    mut pieces: mpsc::Receiver<Bytes>,
+    room: Arc<Semaphore>,
+    command: mpsc::Sender<Bytes>,
+    taken: Option<mpsc::Sender<u32>>,
+) {
+    let mut waiting = BytesMut::new();
+    // How much of the room that takes.
+    let mut shares = 0;
+    // How many bytes were taken and not yet told.
+    let mut untold = 0;
+    let mut ended = false;
+    while !(ended && waiting.is_empty()) {
+        tokio::select! {
+            piece = pieces.recv(), if !ended => match piece {
+                Some(bytes) => {
+                    shares += share(bytes.len());
+                    waiting.extend_from_slice(&bytes);
+                }
+                None => ended = true,
+            },
+            place = command.reserve(), if !waiting.is_empty() => {
+                let bytes = waiting.split().freeze();
+                untold += bytes.len();
+                room.add_permits(std::mem::take(&mut shares));
+                // A command that has closed its input takes everything, to nowhere.
+                if let Ok(place) = place {
+                    place.send(bytes);
+                }
+            }
+            () = tell(taken.as_ref(), untold), if untold > 0 => untold = 0,
+        }
+    }
+    // It must not wait for its end until the client has heard.
+    drop(command);
+    if untold > 0 {
+        tell(taken.as_ref(), untold).await;
+    }
+}
+
+/// Tells the client, if it wants to know, that the command has taken so many bytes.
+/// Cancel-safe.
+async fn tell(taken: Option<&mpsc::Sender<u32>>, bytes: usize) {
+    let Some(taken) = taken else {
+        return;
+    };
+    // Without a reader the command is being hung up.
+    if let Ok(place) = taken.reserve().await {
+        place.send(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
 }
 
 /// Frames out of a request body.

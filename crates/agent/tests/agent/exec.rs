@@ -85,7 +85,7 @@ async fn window(exec: &mut Exec) -> usize {
 async fn a_signal_is_heard_behind_a_whole_window_of_input_that_nobody_reads() {
     let (_agent, mut client) = agent().await;
     // In large pieces, and in tiny ones as a terminal sends them.
-    for piece in [64 * 1024, 100] {
+    for piece in [64 * 1024, 100, 16] {
         let mut exec = client.exec(acknowledged(&["sleep", "1000"])).await;
         let window = window(&mut exec).await;
         assert!(window >= 64 * 1024, "{window}");
