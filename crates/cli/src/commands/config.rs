@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use banger_config::Config as ConfigFile;
 use banger_config::defaults::{HostResources, ResolvedDefaults, resolve};
 use banger_config::file::VmDefaults;
 use banger_config::judge::judge;
-use banger_config::Config as ConfigFile;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::exit;
 use clap::{Args, Subcommand};
