@@ -155,6 +155,12 @@ pub fn write_private_once(path: &Path, content: &[u8]) -> Result<bool, FileError
     written.map_err(FileError::new("write", path))
 }
 
+/// The length of a regular file; `None` if it cannot be told. Blocks.
+pub fn length(path: &Path) -> Option<ByteSize> {
+    let file = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    Some(ByteSize::from_bytes(file.len()))
+}
+
 /// Makes a file of `size` bytes of a smaller one, with a hole at its end. A larger one stays.
 ///
 /// # Errors

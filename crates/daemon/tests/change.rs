@@ -228,3 +228,90 @@ async fn gone(daemon: &Daemon, vm: &str) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
+
+#[tokio::test]
+async fn a_change_that_was_written_down_is_carried_out_by_the_next_daemon() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.run("a").await;
+    daemon.kill().await;
+    let daemon = home.start_with_fault("kill:row:half:1").await;
+    // A larger disk takes the link to its guest.
+    assert_eq!(daemon.exec("a", &["true"]).await.code(), 0);
+    daemon.client.set_vm("a", &larger(128)).await.unwrap_err();
+    assert!(!daemon.ended().await.success());
+    let daemon = home.start().await;
+    soon(async {
+        while disk_files(&home, &daemon, "a").await != [64, 128] {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(
+        daemon.client.vm("a").await.unwrap().disk_size,
+        ByteSize::from_mib(128)
+    );
+}
+
+#[tokio::test]
+async fn a_disk_that_is_larger_than_its_row_says_is_never_cut() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.run("a").await;
+    let vm = daemon.client.vm("a").await.unwrap();
+    let disk = home.paths().vms().join(vm.id.as_str()).join("work.ext4");
+    let file = std::fs::File::options().write(true).open(disk).unwrap();
+    file.set_len(128 << 20).unwrap();
+    let changed = daemon.client.set_vm("a", &larger(100)).await.unwrap();
+    let error = daemon.end(&changed.id).await.error.unwrap();
+    assert!(
+        error.to_string().contains("cannot shrink to 100M"),
+        "{error}"
+    );
+    assert_eq!(disk_files(&home, &daemon, "a").await, [64, 128]);
+    let vm = daemon.client.vm("a").await.unwrap();
+    assert_eq!(vm.disk_size, ByteSize::from_mib(128));
+}
+
+#[tokio::test]
+async fn a_name_that_was_taken_meanwhile_is_not_given_back() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let only = CreateVm {
+        no_start: true,
+        ..small("a")
+    };
+    let created = daemon.begin(only).await.unwrap();
+    succeeded(&daemon.end(&created.id).await);
+    let first = daemon.client.vm("a").await.unwrap().id;
+    let disk = home.paths().vms().join(first.as_str()).join("work.ext4");
+    std::fs::remove_file(&disk).unwrap();
+    // Whoever opens a pipe to write waits until someone reads.
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &disk,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let change = SetVm {
+        name: Some("b".parse().unwrap()),
+        ..larger(128)
+    };
+    let changed = daemon.client.set_vm("a", &change).await.unwrap();
+    daemon.run("a").await;
+    let reader = tokio::task::spawn_blocking(move || std::fs::File::open(disk));
+    let error = daemon.end(&changed.id).await.error.unwrap();
+    assert_eq!(
+        error.hint.unwrap(),
+        "its name is `b` now: `a` could not be given back"
+    );
+    reader.await.unwrap().unwrap();
+    let b = daemon.client.vm("b").await.unwrap();
+    assert_eq!((b.id, b.disk_size), (first, ByteSize::from_mib(64)));
+    assert_eq!(daemon.client.vms().await.unwrap().len(), 2);
+    daemon.kill().await;
+    let daemon = home.start().await;
+    assert_eq!(daemon.client.vms().await.unwrap().len(), 2);
+}

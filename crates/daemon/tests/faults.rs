@@ -234,3 +234,27 @@ async fn an_engine_that_does_not_come_up_is_left_at_once_and_leaves_nothing() {
         assert_nothing_left(&home, &daemon).await;
     }
 }
+
+#[tokio::test]
+async fn a_vm_whose_start_could_not_be_written_down_outlives_the_daemon() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let only = CreateVm {
+        no_start: true,
+        ..small("a")
+    };
+    let created = daemon.begin(only).await.unwrap();
+    succeeded(&daemon.end(&created.id).await);
+    daemon.stop().await;
+    // The first row says that it starts, the second one that it runs.
+    let daemon = home.start_with_fault("fail:row:before:2").await;
+    succeeded(&daemon.start_vm("a").await);
+    let log = std::fs::read_to_string(home.paths().daemon_log()).unwrap();
+    assert!(log.contains("could not write the phase down"), "{log}");
+    let before = daemon.client.vm("a").await.unwrap();
+    assert_eq!(before.state, VmState::Running);
+    daemon.stop().await;
+    let daemon = home.start().await;
+    let after = daemon.client.vm("a").await.unwrap();
+    assert_eq!((after.state, after.pid), (VmState::Running, before.pid));
+}

@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
+use crate::machine::refuse_to_shrink;
 use crate::process::{Detached, Ended, Process, ProcessFailure};
 use crate::{
     Access, Activity, AgentStream, ControlError, Disk, Engine, Exit, ExitCause, LaunchError,
@@ -241,6 +242,7 @@ impl Machine for FakeMachine {
     }
 
     async fn grow_disk(&self, disk: &Disk, size: ByteSize) -> Result<(), ControlError> {
+        refuse_to_shrink(disk, size)?;
         files::disk(&disk.path, disk.access)
             .and_then(|file| file.set_len(size.bytes()))
             .map_err(|source| ControlError::Io {

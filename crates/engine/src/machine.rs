@@ -1,6 +1,7 @@
 //! What the rest of banger sees of an engine: it launches, adopts and releases machines.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -97,7 +98,7 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// its file system is the agent's to grow.
     ///
     /// # Errors
-    /// The engine gives no answer or refuses.
+    /// The file is larger already, or the engine gives no answer or refuses.
     async fn grow_disk(&self, disk: &Disk, size: ByteSize) -> Result<(), ControlError>;
 
     /// Whether the guest's CPUs run.
@@ -265,9 +266,39 @@ pub enum ReleaseError {
     },
 }
 
+/// Whether the file of `disk` may be made `size` long: what is cut off it is lost, whatever
+/// whoever asks believes its length to be.
+///
+/// # Errors
+/// It is larger, or cannot be looked at.
+pub(crate) fn refuse_to_shrink(disk: &Disk, size: ByteSize) -> Result<(), ControlError> {
+    let file = fs::metadata(&disk.path).map_err(|source| ControlError::Io {
+        order: "grow",
+        source,
+    })?;
+    match file.len() > size.bytes() {
+        true => Err(ControlError::Shrink {
+            what: disk.role.as_str(),
+            has: ByteSize::from_bytes(file.len()),
+            wanted: size,
+        }),
+        false => Ok(()),
+    }
+}
+
 /// Why an order to a machine was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
+    /// A disk would lose its end.
+    #[error("the file of its {what} disk has {has} and cannot shrink to {wanted}")]
+    Shrink {
+        /// Which disk.
+        what: &'static str,
+        /// The file's length.
+        has: ByteSize,
+        /// The length it was to have.
+        wanted: ByteSize,
+    },
     /// The machine has ended.
     #[error("the machine has ended")]
     Ended,
@@ -304,4 +335,27 @@ pub enum ControlError {
         #[source]
         source: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Access;
+    use banger_proto::agent::DiskRole;
+
+    #[test]
+    fn a_disk_is_never_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk {
+            role: DiskRole::Work,
+            path: dir.path().join("work.ext4"),
+            access: Access::ReadWrite,
+        };
+        fs::write(&disk.path, [0; 2048]).unwrap();
+        for size in [2048, 4096] {
+            refuse_to_shrink(&disk, ByteSize::from_bytes(size)).unwrap();
+        }
+        let refused = refuse_to_shrink(&disk, ByteSize::from_bytes(2047));
+        assert!(matches!(refused, Err(ControlError::Shrink { .. })));
+    }
 }

@@ -121,13 +121,14 @@ impl Reconciler {
             } else if diff::has_machine(row.phase) {
                 let machine = seen.presence(host, &row).await;
                 match (machine, pid) {
-                    (Presence::Absent, pid) => vm.lost(pid).await,
+                    (Presence::Absent, None) => vm.lost().await,
                     (Presence::Runs(_), None) => {
                         if let Ok(Some(machine)) = adopt(host, &row, &seen).await {
                             vm.adopt(machine).await;
                         }
                     }
-                    (Presence::Runs(_) | Presence::Unknown { .. }, _) => {}
+                    // One that is held tells its end itself.
+                    (Presence::Runs(_) | Presence::Absent | Presence::Unknown { .. }, _) => {}
                 }
             }
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use banger_config::{Config, Paths};
 use banger_proto::error::{ApiError, ErrorKind};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,6 +54,7 @@ pub fn run() -> Result<(), ApiError> {
         api.hint = error.hint();
         api
     })?;
+    raise_limits();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -74,6 +76,18 @@ pub fn run() -> Result<(), ApiError> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(lock);
     served
+}
+
+/// Allows this process as many open files as the system lets it have: each VM takes several.
+fn raise_limits() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, ?limit, "could not raise the limit of open files");
+    }
 }
 
 /// Puts the daemon of these paths together and serves until `told` resolves or a client ends

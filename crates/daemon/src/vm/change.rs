@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use banger_config::defaults::HostResources;
+use banger_proto::agent::DiskRole;
 use banger_proto::api::SetVm;
 use banger_proto::error::ErrorKind;
 use banger_proto::name::VmName;
@@ -67,6 +68,14 @@ impl Settings {
         row.nat = self.nat;
         row.labels = self.labels;
         row.expires_at = self.expires_at;
+    }
+
+    /// The size of one of the VM's own disks.
+    pub fn size_mut(&mut self, role: DiskRole) -> &mut ByteSize {
+        match role {
+            DiskRole::Work => &mut self.disk_size,
+            DiskRole::System | DiskRole::Base | DiskRole::Modules => &mut self.system_size,
+        }
     }
 
     /// Whether something beside the row must be changed to get from `was` to this.

@@ -62,7 +62,7 @@ impl Look {
     /// Looks at the host. Blocks for some milliseconds.
     ///
     /// # Errors
-    /// `/proc` cannot be read.
+    /// `/proc` cannot be read, or this process lacks what that takes, such as file descriptors.
     pub fn take() -> io::Result<Self> {
         let (boot_id, own) = (boot_id()?, std::process::id());
         let mut processes = Vec::new();
@@ -70,7 +70,7 @@ impl Look {
             let name = entry?.file_name();
             let pid = name.to_str().and_then(|name| name.parse::<u32>().ok());
             if let Some(pid) = pid.filter(|pid| *pid != own) {
-                processes.extend(look_at(pid, &boot_id));
+                processes.extend(look_at(pid, &boot_id)?);
             }
         }
         Ok(Self { processes })
@@ -206,29 +206,61 @@ pub(crate) fn unreadable(pid: u32) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, message)
 }
 
-/// `None`: it has ended meanwhile.
-fn look_at(pid: u32, boot_id: &str) -> Option<Looked> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    Some(Looked {
+/// What a file of a process says.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    This(Vec<u8>),
+    /// The process has ended.
+    Ended,
+    /// It may not be read.
+    Withheld,
+}
+
+/// `None`: it has ended meanwhile, or is of those that are hidden from this user altogether
+/// (proc(5), `hidepid`).
+fn look_at(pid: u32, boot_id: &str) -> io::Result<Option<Looked>> {
+    let Told::This(stat) = tell(fs::read(format!("/proc/{pid}/stat")))? else {
+        return Ok(None);
+    };
+    // A process chooses its name, in any bytes.
+    let stat = String::from_utf8_lossy(&stat);
+    let (Some(start_time), Some(parent)) = (start_time(&stat), parent(&stat)) else {
+        return Ok(None);
+    };
+    Ok(Some(Looked {
         process: ProcessId {
             pid,
-            start_time: start_time(&stat)?,
+            start_time,
             boot_id: boot_id.to_owned(),
         },
-        parent: parent(&stat)?,
-        seen: see(pid),
+        parent,
+        seen: see(pid)?,
+    }))
+}
+
+fn see(pid: u32) -> io::Result<Seen> {
+    Ok(match tell(fs::read(format!("/proc/{pid}/environ")))? {
+        Told::This(environment) => mark_in(&environment).map_or(Seen::NoMark, Seen::Mark),
+        Told::Ended => Seen::NoMark,
+        Told::Withheld => Seen::Hidden {
+            user: user_of(pid)?,
+            arguments: match tell(fs::read(format!("/proc/{pid}/cmdline")))? {
+                Told::This(arguments) => arguments,
+                Told::Ended | Told::Withheld => Vec::new(),
+            },
+        },
     })
 }
 
-fn see(pid: u32) -> Seen {
-    match fs::read(format!("/proc/{pid}/environ")) {
-        Ok(environment) => mark_in(&environment).map_or(Seen::NoMark, Seen::Mark),
-        Err(error) => match (error.kind(), error.raw_os_error()) {
-            (io::ErrorKind::NotFound, _) | (_, Some(libc::ESRCH)) => Seen::NoMark,
-            _ => Seen::Hidden {
-                user: user_of(pid),
-                arguments: fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
-            },
+/// What came of reading a file of a process. A want of this process's own says nothing of the
+/// other one, least of all that it has ended.
+fn tell(read: io::Result<Vec<u8>>) -> io::Result<Told> {
+    match read {
+        Ok(content) => Ok(Told::This(content)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH) => Ok(Told::Ended),
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Err(error),
+            _ => Ok(Told::Withheld),
         },
     }
 }
@@ -241,10 +273,13 @@ fn engine_user(place: &Place) -> u32 {
 }
 
 /// The real user of a process (`/proc/<pid>/status`, which everybody may read).
-fn user_of(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    ids.split_ascii_whitespace().next()?.parse().ok()
+fn user_of(pid: u32) -> io::Result<Option<u32>> {
+    let Told::This(status) = tell(fs::read(format!("/proc/{pid}/status")))? else {
+        return Ok(None);
+    };
+    let status = String::from_utf8_lossy(&status);
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    Ok(ids.and_then(|ids| ids.split_ascii_whitespace().next()?.parse().ok()))
 }
 
 fn names(arguments: &[u8], place: &Place) -> bool {
@@ -435,6 +470,18 @@ mod tests {
         };
         assert_eq!(look.presence(&elsewhere, None), Presence::Absent);
         assert_eq!(seen, runs);
+    }
+
+    #[test]
+    fn a_want_of_this_process_is_not_the_end_of_another() {
+        let read = |errno| tell(Err(io::Error::from_raw_os_error(errno)));
+        for gone in [libc::ENOENT, libc::ESRCH] {
+            assert_eq!(read(gone).unwrap(), Told::Ended);
+        }
+        for own in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+            assert_eq!(read(own).unwrap_err().raw_os_error(), Some(own));
+        }
+        assert_eq!(read(libc::EACCES).unwrap(), Told::Withheld);
     }
 
     proptest! {

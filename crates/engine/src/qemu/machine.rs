@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::qmp::{LastWord, Qmp, Shutdown};
+use crate::machine::refuse_to_shrink;
 use crate::process::{Ended, Process, ProcessFailure};
 use crate::{
     Activity, AgentStream, ControlError, Disk, Exit, ExitCause, LaunchError, Machine,
@@ -198,6 +199,10 @@ impl Machine for QemuMachine {
     }
 
     async fn grow_disk(&self, disk: &Disk, size: ByteSize) -> Result<(), ControlError> {
+        // Orders are carried out one after the other: when this is answered, an earlier one
+        // whose answer was lost has made the file as long as it ever will.
+        self.order("query-status").await?;
+        refuse_to_shrink(disk, size)?;
         // QEMU's docs/interop/qmp-ref: block_resize. The nodes are named in `argv`.
         let arguments = json!({ "node-name": disk.role.as_str(), "size": size.bytes() });
         self.order_within("block_resize", Some(arguments), ORDER_LIMIT)

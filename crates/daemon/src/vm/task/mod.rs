@@ -139,9 +139,7 @@ enum Command {
     },
     Tidy,
     Adopt(Arc<dyn Machine>),
-    Lost {
-        pid: Option<u32>,
-    },
+    Lost,
     Quiesce(oneshot::Sender<()>),
 }
 
@@ -288,11 +286,10 @@ impl Handle {
         let _ = self.mailbox.send(Command::Adopt(machine)).await;
     }
 
-    /// Tells a VM that runs, as far as it knows, that its machine of this process id is not on
-    /// the host; `None`: that it has none, and none was found.
-    pub async fn lost(&self, pid: Option<u32>) {
+    /// Tells a VM that runs, as far as it knows, and holds no machine, that none was found.
+    pub async fn lost(&self) {
         // A task that is gone knows.
-        let _ = self.mailbox.send(Command::Lost { pid }).await;
+        let _ = self.mailbox.send(Command::Lost).await;
     }
 
     /// Calls off a start that goes on, and waits for a stop; returns when the VM has no work any

@@ -242,6 +242,11 @@ impl Change {
         in_force.nat = row.nat;
         for (role, from, to) in self.disks() {
             if let Err(error) = self.grow(host, machine, role, to).await {
+                // An order whose answer was lost may have been carried out all the same.
+                let length = length(host, row, role).await;
+                if let Some(length) = length.filter(|length| *length > from) {
+                    *in_force.size_mut(role) = length;
+                }
                 if in_force.disk_size == self.was.disk_size
                     && in_force.system_size == self.was.system_size
                 {
@@ -256,10 +261,7 @@ impl Change {
                 return Err(error);
             }
             tracing::info!(disk = role.as_str(), %from, %to, "grown");
-            match role {
-                DiskRole::System => in_force.system_size = to,
-                _ => in_force.disk_size = to,
-            }
+            *in_force.size_mut(role) = to;
         }
         if machine.is_none() && row.name != self.was.name {
             let layout = host.layout(&row.id, row.slot);
@@ -351,6 +353,49 @@ impl Change {
         error.causes.push(cause.to_owned());
         error
     }
+}
+
+/// Makes a machine that was taken over what its row says, as far as the row can be right: a
+/// disk's file that is larger stays so, and the row learns of it. The guest gets the room at
+/// its next start.
+pub(super) async fn catch_up(host: &Host, row: &VmRow, machine: &dyn Machine) -> Carried {
+    let mut in_force = Settings::of(row);
+    if row.engine != EngineKind::Fake
+        && let Err(error) = host.network.set_nat(row.slot, row.nat).await
+    {
+        tracing::error!(%error, nat = row.nat, "could not see to the way outside");
+    }
+    let layout = host.layout(&row.id, row.slot);
+    for role in [DiskRole::System, DiskRole::Work] {
+        let size = in_force.size_mut(role);
+        let Some(length) = length(host, row, role).await else {
+            continue;
+        };
+        if length > *size {
+            tracing::warn!(disk = role.as_str(), %length, %size, "larger than its row says");
+            *size = length;
+        } else if length < *size {
+            match machine
+                .grow_disk(&plan::own_disk(&layout, role), *size)
+                .await
+            {
+                Ok(()) => tracing::info!(disk = role.as_str(), %length, %size, "grown at last"),
+                Err(error) => {
+                    tracing::error!(%error, disk = role.as_str(), "could not make it larger");
+                }
+            }
+        }
+    }
+    Carried {
+        in_force,
+        error: None,
+    }
+}
+
+/// The length of the file of one of the VM's own disks.
+async fn length(host: &Host, row: &VmRow, role: DiskRole) -> Option<ByteSize> {
+    let disk = plan::own_disk(&host.layout(&row.id, row.slot), role);
+    crate::blocking(move || files::length(&disk.path)).await
 }
 
 fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {

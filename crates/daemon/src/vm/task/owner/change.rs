@@ -11,7 +11,7 @@ use crate::store::ReplaceError;
 use crate::vm::change::{self, ChangeError, Settings};
 use crate::vm::lifecycle::{Event, Phase};
 use crate::vm::record;
-use crate::vm::task::orders::{Carried, Change};
+use crate::vm::task::orders::{self, Carried, Change};
 use crate::vm::task::{Ask, RequestError};
 
 impl Owner {
@@ -61,17 +61,44 @@ impl Owner {
 
     /// What was not to be done is taken back in the row as well.
     pub(super) async fn changed(&mut self, carried: Carried) {
-        if Settings::of(&self.row()) != carried.in_force {
-            self.status
-                .send_modify(|status| carried.in_force.put_into(&mut status.row));
+        let Carried {
+            in_force,
+            mut error,
+        } = carried;
+        let mut row = self.row();
+        if Settings::of(&row) != in_force {
+            let new_name = row.name.clone();
+            in_force.put_into(&mut row);
+            if let Err(refused) = self.host.database.replace_vm(row.clone()).await {
+                tracing::error!(error = %refused, "could not write down what a change came to");
+                // The name is the one of the row in any case: the old one may be another's.
+                let old_name = std::mem::replace(&mut row.name, new_name);
+                let _ = self.write_down(row.clone()).await;
+                if let (Some(error), true) = (&mut error, old_name != row.name) {
+                    error.hint = Some(format!(
+                        "its name is `{}` now: `{old_name}` could not be given back",
+                        row.name
+                    ));
+                }
+            }
+            self.status.send_modify(|status| status.row = row);
             self.tell_change();
-            let written = self.host.database.update_vm(self.row()).await;
-            let _ = written.inspect_err(|error| {
-                tracing::error!(%error, "could not write down what a change came to");
-            });
             self.keep_record().await;
         }
-        self.job_ended(Event::Changed, carried.error).await;
+        self.job_ended(Event::Changed, error).await;
+    }
+
+    /// Sees to it that a machine that was taken over is what its row says: the daemon before
+    /// may have ended between writing a change down and carrying it out.
+    pub(super) fn run_catch_up(&mut self) {
+        let (host, row) = (Arc::clone(&self.host), self.row());
+        let Some(machine) = self.machine.clone() else {
+            return;
+        };
+        self.run_job(Vec::new(), CancellationToken::new(), async move {
+            let carried = orders::catch_up(&host, &row, &*machine).await;
+            Happening::Changed(Box::new(carried))
+        });
     }
 
     /// The VM's directory says what its row does. If it cannot be told, the next daemon tells it.

@@ -18,11 +18,11 @@ impl Owner {
 
     /// Enters a phase that somebody asked for. A start or a pause that cannot be written down
     /// does not begin; a stop or a delete does, because it may be what mends a full disk.
-    pub(super) async fn begin_phase(&self, phase: Phase) -> Result<(), StoreError> {
+    pub(super) async fn begin_phase(&mut self, phase: Phase) -> Result<(), StoreError> {
         let mut row = self.row();
         row.phase = phase;
         row.failure = None;
-        match self.host.database.update_vm(row.clone()).await {
+        match self.write_down(row.clone()).await {
             Err(error) if matches!(phase, Phase::Starting | Phase::Pausing) => return Err(error),
             Err(error) => {
                 tracing::error!(%error, phase = phase.as_str(), "could not write the phase down");
@@ -36,12 +36,12 @@ impl Owner {
     }
 
     /// Enters a phase that something led to. What is true goes on even if it cannot be written
-    /// down; after a restart the reconciler makes the row true.
+    /// down now; that is tried again, because the next daemon would believe the row.
     ///
     /// # Errors
     /// It could not be written down.
     pub(super) async fn enter(
-        &self,
+        &mut self,
         phase: Phase,
         stages: Option<Vec<StageTime>>,
         failure: Option<ApiError>,
@@ -56,10 +56,28 @@ impl Owner {
         });
         self.tell_state(was);
         let row = self.row();
-        let written = self.host.database.update_vm(row).await;
+        let written = self.write_down(row).await;
         written.inspect_err(|error| {
             tracing::error!(%error, phase = phase.as_str(), "could not write the phase down");
         })
+    }
+
+    /// Writes a row. What could not be written is written again after a while.
+    pub(super) async fn write_down(&mut self, row: VmRow) -> Result<(), StoreError> {
+        let written = self.host.database.update_vm(row).await;
+        self.timers.must_write(written.is_err());
+        written
+    }
+
+    /// Writes the row if that has failed before.
+    pub(super) async fn write_again(&mut self) {
+        if !self.timers.writes() {
+            return;
+        }
+        match self.write_down(self.row()).await {
+            Ok(()) => tracing::info!("written down at last"),
+            Err(error) => tracing::warn!(%error, "could still not write the row"),
+        }
     }
 
     /// Tells whoever watches the daemon that the VM is in another state than it was.

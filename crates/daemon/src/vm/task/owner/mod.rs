@@ -193,8 +193,14 @@ impl Owner {
                         self.resume_stop();
                     }
                     Phase::Pausing | Phase::Resuming => self.run_look(),
-                    Phase::Paused => self.may_be_held = true,
-                    _ => self.relink(),
+                    Phase::Paused => {
+                        self.may_be_held = true;
+                        self.run_catch_up();
+                    }
+                    _ => {
+                        self.relink();
+                        self.run_catch_up();
+                    }
                 }
             }
             Origin::AtRest => {
@@ -255,8 +261,9 @@ impl Owner {
                 }
             }
             Command::Adopt(machine) => self.adopt(machine).await,
-            Command::Lost { pid } => self.lost(pid).await,
+            Command::Lost => self.lost().await,
             Command::Quiesce(reply) => {
+                self.write_again().await;
                 // A stop is left to its end: hurried, it would cut the guest's power.
                 if matches!(self.phase(), Phase::Creating | Phase::Starting) {
                     self.hurry();
@@ -278,11 +285,11 @@ impl Owner {
         self.take_up(Origin::Adopted(machine)).await;
     }
 
-    /// The machine with this process id, or none, is not on the host any more, and nobody has
-    /// told.
-    async fn lost(&mut self, pid: Option<u32>) {
+    /// No machine of this VM is on the host any more, and nobody has told. The end of one that is
+    /// held is told by itself, and surely.
+    async fn lost(&mut self) {
         let ran = matches!(self.phase(), Phase::Running | Phase::Paused);
-        if !ran || self.job.is_some() || self.status.borrow().pid != pid {
+        if !ran || self.job.is_some() || self.machine.is_some() {
             return;
         }
         let exit = Exit {

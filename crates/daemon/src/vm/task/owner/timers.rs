@@ -1,5 +1,5 @@
 //! When the owner does something without having been asked: it deletes a VM whose time is over,
-//! and stops one that nobody uses.
+//! stops one that nobody uses, and writes down what could not be written before.
 
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use crate::vm::task::{Ask, orders};
 const SLEEP_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long after a delete that failed the next one of a VM whose time is over.
 const EXPIRE_AGAIN: Duration = Duration::from_secs(60);
+/// How long after a row could not be written it is written again.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Timers of one VM. Those that are not needed are not armed: an idle daemon sleeps.
 #[derive(Debug, Default)]
@@ -28,6 +30,20 @@ pub(super) struct Timers {
     next_look: Option<Instant>,
     /// The last such look since anybody has used it.
     last_look: Option<Look>,
+    /// When the row is written again, because the last time has failed.
+    write: Option<Instant>,
+}
+
+impl Timers {
+    /// Whether the row must be written again.
+    pub(super) fn must_write(&mut self, must: bool) {
+        self.write = must.then(|| Instant::now() + WRITE_AGAIN);
+    }
+
+    /// Whether the row is to be written again.
+    pub(super) fn writes(&self) -> bool {
+        self.write.is_some()
+    }
 }
 
 impl Owner {
@@ -43,10 +59,8 @@ impl Owner {
             self.timers.next_look = None;
             self.timers.last_look = None;
         }
-        match (self.expiry(now), stale) {
-            (Some(expiry), Some(stale)) => Some(expiry.min(stale)),
-            (expiry, stale) => expiry.or(stale),
-        }
+        let times = [self.expiry(now), stale, self.timers.write];
+        times.into_iter().flatten().min()
     }
 
     /// Does what it is time for.
@@ -61,6 +75,9 @@ impl Owner {
         }
         if self.timers.next_look.is_some_and(|at| at <= now) {
             self.look_for_use(now);
+        }
+        if self.timers.write.is_some_and(|at| at <= now) {
+            self.write_again().await;
         }
     }
 
