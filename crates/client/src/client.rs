@@ -147,7 +147,7 @@ impl Client {
             .await
     }
 
-    /// `PATCH /v1/vms/{vm}`: changes all that `change` names, or nothing.
+    /// `PATCH /v1/vms/{vm}`: changes what `change` names.
     pub async fn set_vm(&self, vm: &str, change: &SetVm) -> Result<Operation, ClientError> {
         self.transport
             .json(Call::patch(path("/v1/vms/", vm, "")).json(change))

@@ -315,3 +315,17 @@ async fn a_name_that_was_taken_meanwhile_is_not_given_back() {
     let daemon = home.start().await;
     assert_eq!(daemon.client.vms().await.unwrap().len(), 2);
 }
+
+#[tokio::test]
+async fn a_change_right_after_the_daemons_restart_waits_for_the_link() {
+    let home = Home::new();
+    let mut daemon = home.start().await;
+    daemon.run("a").await;
+    for (before, after) in [("a", "b"), ("b", "a"), ("a", "b")] {
+        daemon.kill().await;
+        daemon = home.start().await;
+        daemon.set(before, &named(after)).await;
+    }
+    succeeded(&daemon.delete_vm("b").await);
+    home.assert_clean();
+}

@@ -5,8 +5,9 @@ use std::time::Duration;
 use banger_engine::Machine;
 use banger_proto::agent::Shutdown;
 use banger_proto::error::{ApiError, ErrorKind};
+use tokio::sync::watch;
 
-use super::RELINK_LIMIT;
+use super::{RELINK_LIMIT, Status};
 use crate::guest::{self, Guest};
 use crate::host::Host;
 use crate::store::VmRow;
@@ -140,6 +141,13 @@ pub(super) async fn shut_down(
     {
         tracing::warn!("the guest did not shut down in time: its power is cut");
     }
+}
+
+/// The link that is being made anew, unless that takes too long.
+pub(super) async fn soon_linked(mut status: watch::Receiver<Status>) -> Option<Guest> {
+    let linked = status.wait_for(|status| status.guest.is_some());
+    let linked = tokio::time::timeout(RELINK_LIMIT, linked).await;
+    linked.ok()?.ok()?.guest.clone()
 }
 
 /// Goes on with a shutdown that the daemon before this one began.

@@ -150,6 +150,11 @@ impl Command {
     }
 }
 
+/// Whether a change is told to a guest that runs.
+fn needs_link(change: &SetVm) -> bool {
+    change.name.is_some() || change.disk_size.is_some() || change.system_size.is_some()
+}
+
 /// How a VM comes to its task.
 #[derive(Debug)]
 pub enum Origin {
@@ -237,6 +242,12 @@ impl Handle {
         request_id: Option<RequestId>,
     ) -> Result<Operation, RequestError> {
         self.touch();
+        if let Ask::Set(change) = &ask
+            && needs_link(change)
+        {
+            // Whether it is refused without one is for the owner to say.
+            let _ = self.link_settled().await;
+        }
         let (reply, answer) = oneshot::channel();
         let command = Command::Ask {
             ask,
@@ -255,22 +266,27 @@ impl Handle {
     /// # Errors
     /// The VM does not run, or its link is not mended in time.
     pub async fn guest(&self) -> Result<Guest, RequestError> {
-        let mut status = self.status.clone();
-        let settled = status.wait_for(|status| {
-            let judged = lifecycle::judge(status.row.phase, Request::Attach);
-            status.gone || judged != Verdict::Allow || status.guest.is_some()
-        });
-        let status = match tokio::time::timeout(RELINK_LIMIT, settled).await {
-            Ok(Ok(status)) => status,
-            Ok(Err(_)) => return Err(RequestError::Gone),
-            Err(_) => return Err(RequestError::LinkDown),
-        };
+        let status = self.link_settled().await?;
         if status.gone {
             return Err(RequestError::Gone);
         }
         match lifecycle::judge(status.row.phase, Request::Attach) {
             Verdict::Refuse(refusal) => Err(refusal.into()),
             _ => status.guest.clone().ok_or(RequestError::LinkDown),
+        }
+    }
+
+    /// The VM as it is once its guest can be reached, or need not be; waits a bounded time.
+    async fn link_settled(&self) -> Result<Status, RequestError> {
+        let mut status = self.status.clone();
+        let settled = status.wait_for(|status| {
+            let judged = lifecycle::judge(status.row.phase, Request::Attach);
+            status.gone || judged != Verdict::Allow || status.guest.is_some()
+        });
+        match tokio::time::timeout(RELINK_LIMIT, settled).await {
+            Ok(Ok(status)) => Ok(status.clone()),
+            Ok(Err(_)) => Err(RequestError::Gone),
+            Err(_) => Err(RequestError::LinkDown),
         }
     }
 

@@ -444,6 +444,7 @@ impl Owner {
         let (host, row, machine) = (Arc::clone(&self.host), self.row(), self.machine.clone());
         let guest = self.status.borrow().guest.clone();
         let held = self.may_be_held;
+        let linking = self.relinking.map(|_| self.status.subscribe());
         let mark = match (self.phase(), works.first()) {
             // What a restart does before its start is told like a stage of it.
             (Phase::Restarting, Some(work)) => Some(work.reporter().stage("stop")),
@@ -458,9 +459,13 @@ impl Owner {
                         // A guest that is held cannot shut down.
                         orders::resume(&host, &row, Some(&*machine), guest.as_ref(), &told).await;
                     }
-                    match guest {
-                        None if held => jobs::resume_shut_down(&host, &row, &*machine).await,
-                        guest => jobs::shut_down(&host, &row, &*machine, guest).await,
+                    match (guest, linking) {
+                        (None, _) if held => jobs::resume_shut_down(&host, &row, &*machine).await,
+                        (None, Some(status)) => {
+                            let guest = jobs::soon_linked(status).await;
+                            jobs::shut_down(&host, &row, &*machine, guest).await;
+                        }
+                        (guest, _) => jobs::shut_down(&host, &row, &*machine, guest).await,
                     }
                 };
                 told.run_until_cancelled(shut_down).await;
