@@ -57,12 +57,16 @@ pub fn render(inventory: &Inventory) -> String {
         text.push_str(&format!("warn  {unseen}\n"));
     }
     let owned = inventory.things.len() - inventory.leaks().count();
+    let owned = match inventory.unseen.is_empty() {
+        true => format!("{owned} things have an owner"),
+        false => format!("of {owned} things the owner may not be known"),
+    };
     let left = match inventory.leaks().count() {
         0 => "nothing is left over".to_owned(),
         1 => "1 thing is left over".to_owned(),
         count => format!("{count} things are left over"),
     };
-    text.push_str(&format!("{owned} things have an owner; {left}\n"));
+    text.push_str(&format!("{owned}; {left}\n"));
     text
 }
 
@@ -74,7 +78,9 @@ async fn look_once(paths: &Paths, config: &Config) -> Inventory {
     });
     let sight = Sight::take(paths, config, id.as_ref(), &mut unseen).await;
     // After the host: a VM has its row before it has anything else.
-    let rows = read_rows(paths).unwrap_or_else(|error| {
+    let rows = read_rows(paths);
+    let known = rows.is_ok();
+    let rows = rows.unwrap_or_else(|error| {
         unseen.push(format!(
             "could not read the database, so that VMs are not known: {error}"
         ));
@@ -82,6 +88,13 @@ async fn look_once(paths: &Paths, config: &Config) -> Inventory {
     });
     let mut things = judge::judge(&sight, &rows);
     things.extend(files::things(paths, &sight, &rows, &mut unseen));
+    if !known {
+        // Whatever runs may be a VM's.
+        for thing in &mut things {
+            thing.owner.get_or_insert_with(|| "not known".to_owned());
+            thing.fix = None;
+        }
+    }
     things.sort();
     finish(paths, id, things, unseen)
 }

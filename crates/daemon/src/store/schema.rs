@@ -11,7 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, ffi};
 
 use super::{StoreError, vms};
 
@@ -132,7 +133,9 @@ fn open_whole(path: &Path) -> Result<Connection, StoreError> {
     if found > VERSION {
         return Err(newer(path, found));
     }
+    keep_log(&connection, path, true)?;
     verify(&connection, path)?;
+    keep_log(&connection, path, false)?;
     if found < VERSION {
         if found > 0 {
             back_up(&connection, path, found)?;
@@ -210,9 +213,38 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "foreign_keys", true)
     };
+    if is_emptied(path) {
+        return Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            source: rusqlite::Error::SqliteFailure(
+                ffi::Error::new(ffi::SQLITE_CORRUPT),
+                Some("it is empty, and there is a log of its changes".to_owned()),
+            )
+            .into(),
+        });
+    }
     let connection = Connection::open(path).map_err(|source| classify(path, source))?;
+    keep_log(&connection, path, true)?;
     settle(&connection).map_err(|source| classify(path, source))?;
+    keep_log(&connection, path, false)?;
     Ok(connection)
+}
+
+/// Whether who closes the database leaves its log of changes as it is, instead of working it in
+/// and removing it: of a damaged one nothing may be thrown away.
+fn keep_log(connection: &Connection, path: &Path, keep: bool) -> Result<(), StoreError> {
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep)
+        .map(|_| ())
+        .map_err(|source| classify(path, source))
+}
+
+/// Whether the database was emptied while its log of changes was not: SQLite would throw the
+/// log away.
+fn is_emptied(path: &Path) -> bool {
+    let length = |path: &Path| fs::metadata(path).map(|file| file.len());
+    let empty = length(path).is_ok_and(|length| length == 0);
+    empty && length(&beside(path, "-wal")).is_ok_and(|length| length > 0)
 }
 
 fn version(connection: &Connection, path: &Path) -> Result<u32, StoreError> {
@@ -229,7 +261,7 @@ fn verify(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     match verdict.as_str() {
         "ok" => Ok(()),
         _ => {
-            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            let code = ffi::Error::new(ffi::SQLITE_CORRUPT);
             Err(classify(
                 path,
                 rusqlite::Error::SqliteFailure(code, Some(verdict)),
@@ -408,6 +440,25 @@ mod tests {
             let copy = connect(&dir.path().join("banger.db.v1.bak")).unwrap();
             assert_eq!(version(&copy, &path).unwrap(), 1);
             assert!(verify(&copy, &path).is_ok());
+        }
+    }
+
+    #[test]
+    fn the_log_of_changes_of_a_damaged_database_is_kept_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let crashed = dir.path().join("crashed.db");
+        // While it is open its changes are in the log.
+        let running = open(&crashed).unwrap().connection;
+        let whole = fs::read(beside(&crashed, "-wal")).unwrap();
+        drop(running);
+        let rubbish = b"rubbish ".repeat(1000);
+        for (database, log) in [(&rubbish, &rubbish), (&Vec::new(), &whole)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("banger.db");
+            fs::write(&path, database).unwrap();
+            fs::write(beside(&path, "-wal"), log).unwrap();
+            let kept = open(&path).unwrap().damaged.unwrap();
+            assert!(fs::read(beside(&kept, "-wal")).unwrap() == *log);
         }
     }
 
