@@ -18,6 +18,7 @@ mod place;
 mod qemu;
 mod reactor;
 mod release;
+mod signs;
 mod socket;
 mod spec;
 mod tail;
@@ -35,5 +36,6 @@ pub use machine::{
 pub use place::{InvalidMark, Mark, Place};
 pub use qemu::{Qemu, QemuMissing};
 pub use release::{release, release_seen};
+pub use signs::{DiskAccess, DiskError, Signs};
 pub use spec::{Access, Disk, MachineSpec, Nic};
 pub use tail::tail;

@@ -12,10 +12,11 @@ use banger_proto::size::ByteSize;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 use crate::process::ProcessFailure;
 use crate::process::ProcessId;
-use crate::{Disk, MachineSpec, Place};
+use crate::{Disk, MachineSpec, Place, Signs};
 
 /// A way to run machines.
 #[async_trait]
@@ -53,11 +54,18 @@ pub trait Machine: fmt::Debug + Send + Sync {
 
     /// Opens the byte stream to the guest agent. It can be opened before the guest is up:
     /// what is written waits. Only one stream at a time carries bytes; another one waits
-    /// until the first is dropped.
+    /// until the first is dropped. It breaks when the agent at its other end goes, be it that
+    /// the socket does so by itself or that the engine tells.
     ///
     /// # Errors
     /// The machine is gone.
     async fn connect(&self) -> io::Result<Box<dyn AgentStream>>;
+
+    /// What the engine notices of the guest by itself, as it goes on. The default is that of
+    /// an engine that notices nothing: nobody is there who could change it.
+    fn signs(&self) -> watch::Receiver<Signs> {
+        watch::channel(Signs::default()).1
+    }
 
     /// Resolves when the machine has ended; several may wait. Cancel-safe.
     async fn exited(&self) -> Exit;

@@ -52,6 +52,8 @@ pub(super) struct PlanNic {
     pub tap: RawFd,
 }
 
+/// The id of the port behind which the agent is.
+pub(super) const AGENT_PORT: &str = "agent-port";
 /// Number of the descriptor set of the console; disks have 1 and up.
 const CONSOLE_SET: usize = 0;
 
@@ -178,7 +180,8 @@ impl Argv {
         self.option("-device", "virtio-serial-pci,max_ports=2");
         self.option(
             "-device",
-            format!("virtserialport,chardev=agent,name={SERIAL_PORT}"),
+            // With an id QEMU tells when the guest opens and closes the port.
+            format!("virtserialport,id={AGENT_PORT},chardev=agent,name={SERIAL_PORT}"),
         );
     }
 

@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use super::link::Link;
 use super::qmp::{LastWord, Qmp, Shutdown};
 use crate::machine::refuse_to_shrink;
 use crate::process::{Ended, Process, ProcessFailure};
 use crate::{
     Activity, AgentStream, ControlError, Disk, Exit, ExitCause, LaunchError, Machine,
-    MachineHandle, Place, tail,
+    MachineHandle, Place, Signs, tail,
 };
 
 /// How long QEMU may take to answer an order. Its main loop waits for the guest's CPUs.
@@ -34,6 +35,8 @@ pub(super) struct QemuMachine {
     process: Process,
     /// Replaced when the conversation has broken off and QEMU still runs.
     qmp: watch::Sender<Option<Qmp>>,
+    /// What QEMU tells unasked, in whichever conversation.
+    signs: watch::Sender<Signs>,
     /// Whether this side has killed it: an adopted process's status is not told to us.
     killed: AtomicBool,
 }
@@ -46,12 +49,16 @@ impl QemuMachine {
             process: process.id().clone(),
         };
         // Without it the machine runs all the same; orders try again.
-        let qmp = Qmp::connect(&place.control_socket()).await.ok();
+        let signs = watch::Sender::new(Signs::default());
+        let qmp = Qmp::connect(&place.control_socket(), signs.clone())
+            .await
+            .ok();
         Self {
             handle,
             place,
             process,
             qmp: watch::channel(qmp).0,
+            signs,
             killed: AtomicBool::new(false),
         }
     }
@@ -114,7 +121,7 @@ impl QemuMachine {
         let qmp = match current.filter(|qmp| !qmp.is_over()) {
             Some(qmp) => qmp,
             None => {
-                let qmp = Qmp::connect(&self.place.control_socket())
+                let qmp = Qmp::connect(&self.place.control_socket(), self.signs.clone())
                     .await
                     .map_err(|source| ControlError::Io {
                         order: name,
@@ -148,9 +155,13 @@ impl Machine for QemuMachine {
     }
 
     async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
-        Ok(Box::new(
-            UnixStream::connect(self.place.agent_socket()).await?,
-        ))
+        let signs = self.signs.subscribe();
+        let stream = UnixStream::connect(self.place.agent_socket()).await?;
+        Ok(Box::new(Link::new(stream, signs)))
+    }
+
+    fn signs(&self) -> watch::Receiver<Signs> {
+        self.signs.subscribe()
     }
 
     async fn exited(&self) -> Exit {

@@ -12,6 +12,7 @@
 
 mod argv;
 mod binary;
+mod link;
 mod machine;
 mod qmp;
 

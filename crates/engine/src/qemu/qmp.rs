@@ -1,13 +1,14 @@
 //! QEMU's machine protocol: one JSON object a line (QEMU's docs/interop/qmp-spec.rst).
 //!
-//! banger gives half a dozen orders and heeds one event, so this is our own and not a library
+//! banger gives half a dozen orders and heeds three events, so this is our own and not a library
 //! of the whole protocol.
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use banger_proto::agent::DiskRole;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -15,7 +16,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::ControlError;
+use super::argv::AGENT_PORT;
+use crate::{ControlError, DiskAccess, DiskError, Signs};
 
 /// Longest line that is read; QEMU's answers to our orders are far shorter.
 const LINE_MAX: u64 = 1024 * 1024;
@@ -31,6 +33,14 @@ enum Message {
     Error(String),
     /// The machine ends; this is why.
     Shutdown(Shutdown),
+    /// The guest has opened or closed the agent's port (qapi/char.json, `VSERPORT_CHANGE`).
+    AgentPort { open: bool },
+    /// A disk's file could not be read or written (qapi/block-core.json, `BLOCK_IO_ERROR`).
+    DiskError {
+        disk: DiskRole,
+        access: DiskAccess,
+        reason: String,
+    },
     /// Something that we do not heed.
     Other,
 }
@@ -98,8 +108,44 @@ impl Message {
                 let cause = serde_json::from_value(reason).unwrap_or(Shutdown::Host);
                 Some(Self::Shutdown(cause))
             }
+            Some("VSERPORT_CHANGE") => Some(Self::port_change(line.data)),
+            Some("BLOCK_IO_ERROR") => Some(Self::disk_error(line.data)),
             Some(_) => Some(Self::Other),
             None => line.greeting.map(|_| Self::Greeting),
+        }
+    }
+
+    fn port_change(data: Value) -> Self {
+        #[derive(Deserialize)]
+        struct Change {
+            id: String,
+            open: bool,
+        }
+        match serde_json::from_value(data) {
+            Ok(Change { id, open }) if id == AGENT_PORT => Self::AgentPort { open },
+            _ => Self::Other,
+        }
+    }
+
+    fn disk_error(data: Value) -> Self {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Failed {
+            node_name: DiskRole,
+            operation: DiskAccess,
+            reason: String,
+        }
+        match serde_json::from_value(data) {
+            Ok(Failed {
+                node_name,
+                operation,
+                reason,
+            }) => Self::DiskError {
+                disk: node_name,
+                access: operation,
+                reason,
+            },
+            Err(_) => Self::Other,
         }
     }
 }
@@ -120,11 +166,12 @@ struct Order {
 
 impl Qmp {
     /// Begins a conversation on the socket. QEMU may be busy: orders wait for it.
-    pub(super) async fn connect(path: &Path) -> io::Result<Self> {
+    /// What QEMU tells unasked goes into `signs`.
+    pub(super) async fn connect(path: &Path, signs: watch::Sender<Signs>) -> io::Result<Self> {
         let stream = UnixStream::connect(path).await?;
         let (orders, received) = mpsc::channel(8);
         let (tell, last) = watch::channel(LastWord::Unheard);
-        tokio::spawn(converse(stream, received, tell));
+        tokio::spawn(converse(stream, received, tell, signs));
         Ok(Self { orders, last })
     }
 
@@ -177,6 +224,7 @@ async fn converse(
     stream: UnixStream,
     mut orders: mpsc::Receiver<Order>,
     last: watch::Sender<LastWord>,
+    signs: watch::Sender<Signs>,
 ) {
     let (read, mut write) = stream.into_split();
     let mut lines = Lines::new(read);
@@ -221,6 +269,29 @@ async fn converse(
                     Some(Message::Error(reason)) => Err(reason),
                     Some(Message::Shutdown(cause)) => {
                         last.send_replace(LastWord::Said(cause));
+                        continue;
+                    }
+                    Some(Message::AgentPort { open }) => {
+                        signs.send_modify(|signs| match open {
+                            true => signs.agent_came += 1,
+                            false => signs.agent_left += 1,
+                        });
+                        continue;
+                    }
+                    Some(Message::DiskError {
+                        disk,
+                        access,
+                        reason,
+                    }) => {
+                        let at = SystemTime::now();
+                        signs.send_if_modified(|signs| {
+                            signs.add(DiskError {
+                                disk,
+                                access,
+                                reason,
+                                at,
+                            })
+                        });
                         continue;
                     }
                     Some(Message::Greeting | Message::Other) => continue,
@@ -318,10 +389,27 @@ mod tests {
             );
             assert_eq!(parse(&line), Some(Message::Shutdown(cause)), "{reason}");
         }
-        assert_eq!(
-            parse(r#"{"event": "RESUME", "data": {}}"#),
-            Some(Message::Other)
-        );
+        // QEMU 7.2.
+        let left = r#"{"timestamp": {"seconds": 1}, "event": "VSERPORT_CHANGE",
+                       "data": {"open": false, "id": "agent-port"}}"#;
+        assert_eq!(parse(left), Some(Message::AgentPort { open: false }));
+        let full = r#"{"timestamp": {"seconds": 1}, "event": "BLOCK_IO_ERROR", "data":
+                       {"device": "", "nospace": true, "node-name": "system",
+                        "reason": "No space left on device", "operation": "write",
+                        "action": "report"}}"#;
+        let failed = Message::DiskError {
+            disk: DiskRole::System,
+            access: DiskAccess::Write,
+            reason: "No space left on device".to_owned(),
+        };
+        assert_eq!(parse(full), Some(failed));
+        for other in [
+            r#"{"event": "RESUME", "data": {}}"#,
+            r#"{"event": "VSERPORT_CHANGE", "data": {"open": false, "id": "other"}}"#,
+            r#"{"event": "BLOCK_IO_ERROR", "data": {"node-name": "floppy"}}"#,
+        ] {
+            assert_eq!(parse(other), Some(Message::Other), "{other}");
+        }
         assert_eq!(parse("{}"), None);
     }
 
@@ -345,11 +433,46 @@ mod tests {
 
     /// A conversation whose other end the test plays.
     async fn conversation() -> (Qmp, UnixStream) {
+        conversation_about(watch::Sender::new(Signs::default())).await
+    }
+
+    async fn conversation_about(signs: watch::Sender<Signs>) -> (Qmp, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
         let (orders, received) = mpsc::channel(8);
         let (tell, last) = watch::channel(LastWord::Unheard);
-        tokio::spawn(converse(near, received, tell));
+        tokio::spawn(converse(near, received, tell, signs));
         (Qmp { orders, last }, far)
+    }
+
+    #[tokio::test]
+    async fn what_qemu_tells_unasked_is_a_sign_and_the_same_failure_only_one() {
+        let signs = watch::Sender::new(Signs::default());
+        let mut seen = signs.subscribe();
+        let (_qmp, mut far) = conversation_about(signs).await;
+        let full = |disk: &str| {
+            format!(
+                "{{\"event\": \"BLOCK_IO_ERROR\", \"data\": {{\"node-name\": \"{disk}\", \
+                 \"operation\": \"write\", \"reason\": \"No space left on device\"}}}}\n"
+            )
+        };
+        let port = |open: bool| {
+            format!(
+                "{{\"event\": \"VSERPORT_CHANGE\", \
+                 \"data\": {{\"id\": \"agent-port\", \"open\": {open}}}}}\n"
+            )
+        };
+        let said = [
+            port(true),
+            full("work"),
+            full("work"),
+            full("system"),
+            port(false),
+        ];
+        far.write_all(said.concat().as_bytes()).await.unwrap();
+        let signs = seen.wait_for(|signs| signs.agent_left == 1).await.unwrap();
+        assert_eq!(signs.agent_came, 1);
+        let disks: Vec<DiskRole> = signs.disk_errors.iter().map(|error| error.disk).collect();
+        assert_eq!(disks, [DiskRole::Work, DiskRole::System]);
     }
 
     #[tokio::test]
