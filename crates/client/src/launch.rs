@@ -10,8 +10,7 @@
 //! ```
 //!
 //! `bangerd` writes one JSON line to its standard output when it serves the socket or has
-//! failed to. Detached means: a session of its own, so that no signal of this terminal reaches
-//! it, no descriptor of ours, and `/` as its working directory.
+//! failed to. What detached means is said at [`banger_process::detach`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -156,19 +155,16 @@ struct FirstLine {
 }
 
 async fn start(program: &Path) -> Result<Started, LaunchError> {
-    let mut command = Command::new(program);
-    command
-        .current_dir("/")
-        .stdin(Stdio::null())
+    let mut command = banger_process::command(program);
+    banger_process::detach(&mut command)
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    // SAFETY: `detach` makes two system calls and touches no memory, which is what is allowed
-    // between fork and exec (signal-safety(7)).
-    unsafe { command.pre_exec(detach) };
-    let mut child = command.spawn().map_err(|source| LaunchError::Spawn {
-        program: program.to_owned(),
-        source,
-    })?;
+    let mut child = Command::from(command)
+        .spawn()
+        .map_err(|source| LaunchError::Spawn {
+            program: program.to_owned(),
+            source,
+        })?;
     let stdout = child.stdout.take().expect("standard output is piped");
     let mut line = Vec::new();
     // A failed read is as good as no line.
@@ -221,27 +217,4 @@ async fn retry(
             result => return result,
         }
     }
-}
-
-/// Runs in the child, before the daemon's program does.
-fn detach() -> io::Result<()> {
-    // SAFETY: takes no arguments, and fails only for a process group's leader, which a fresh
-    // child is not.
-    if unsafe { libc::setsid() } == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    // What this process was given without close-on-exec, such as a script's pipe or lock, must
-    // not stay open for as long as the daemon lives. Kernels before 5.11 know no such call:
-    // then it does stay open.
-    // SAFETY: plain numbers; closes nothing before exec, so that the standard library's own
-    // pipe to the parent goes on working.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3u32,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    Ok(())
 }

@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(checks[0].status, CheckStatus::Fail);
         insta::assert_snapshot!(
             checks[0].detail,
-            @"could not run `/nonexistent/qemu`: No such file or directory (os error 2)"
+            @"could not start `/nonexistent/qemu`: No such file or directory (os error 2)"
         );
         assert!(
             checks[0]

@@ -77,7 +77,6 @@ mod tests {
     use crate::Mark;
     use crate::process::ProcessId;
     use std::cell::Cell;
-    use std::process::Command;
 
     #[tokio::test]
     async fn what_comes_back_as_fast_as_it_is_killed_is_an_error() {
@@ -90,7 +89,7 @@ mod tests {
         let respawn = |most: usize| {
             let mut children = started.take();
             let found = (children.len() < most).then(|| {
-                let child = Command::new("sleep").arg("60").spawn().unwrap();
+                let child = banger_process::command("sleep").arg("60").spawn().unwrap();
                 let process = ProcessId::of(child.id()).unwrap();
                 children.push(child);
                 Marked {

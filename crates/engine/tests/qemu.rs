@@ -1,5 +1,6 @@
 //! The QEMU engine with real QEMUs whose guests are a few instructions.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;

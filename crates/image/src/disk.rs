@@ -15,7 +15,7 @@ use banger_proto::error::ErrorKind;
 use banger_proto::size::ByteSize;
 use rustix::fs::SeekFrom;
 
-use crate::tool::{MKE2FS, ToolError};
+use crate::tool::{self, MKE2FS, ToolError};
 
 /// Room that must be left on the file system beyond what a clone takes.
 const RESERVE: u64 = 64 << 20;
@@ -251,7 +251,7 @@ fn format_ext4(path: &Path, size: ByteSize) -> Result<(), DiskError> {
             .args(["-b", "4096", "-i", "16384"])
             .args(["-E", "discard,lazy_journal_init=1,root_owner=0:0"])
             .arg(path);
-        MKE2FS.run(&mut command)
+        tool::run(&mut command)
     };
     format()
         .map(drop)
@@ -301,12 +301,8 @@ mod tests {
             "{} KiB",
             found.blocks() / 2
         );
-        E2FSCK
-            .run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk))
-            .unwrap();
-        let facts = DUMPE2FS
-            .run(DUMPE2FS.command().unwrap().arg(&disk))
-            .unwrap();
+        crate::tool::run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk)).unwrap();
+        let facts = crate::tool::run(DUMPE2FS.command().unwrap().arg(&disk)).unwrap();
         let facts = String::from_utf8_lossy(&facts).into_owned();
         assert!(facts.contains("has_journal"), "{facts}");
         assert!(facts.contains("Reserved block count:     0"), "{facts}");
@@ -322,9 +318,7 @@ mod tests {
         let Some(place) = workplace() else { return };
         let disk = place.path().join("disk");
         clone_blank(place.path(), ByteSize::from_mib(64), &disk).unwrap();
-        let facts = DUMPE2FS
-            .run(DUMPE2FS.command().unwrap().arg(&disk))
-            .unwrap();
+        let facts = crate::tool::run(DUMPE2FS.command().unwrap().arg(&disk)).unwrap();
         let facts = String::from_utf8_lossy(&facts).into_owned();
         let number = |name: &str| -> u64 {
             let line = facts.lines().find_map(|line| line.strip_prefix(name));
@@ -367,9 +361,7 @@ mod tests {
         std::fs::write(&template, "cut").unwrap();
         let disk = place.path().join("disk");
         clone_blank(place.path(), size, &disk).unwrap();
-        E2FSCK
-            .run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk))
-            .unwrap();
+        crate::tool::run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk)).unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
-use crate::tool::MMDEBSTRAP;
+use crate::tool::{self, MMDEBSTRAP};
 
 const PREFIX: &str = ".banger-draft-";
 /// How often a draft is made anew when a sweep takes it before it is locked.
@@ -112,7 +112,7 @@ fn remove_as_their_root(path: &Path) -> io::Result<()> {
             "-mount",
             "-delete",
         ]);
-        MMDEBSTRAP.run(&mut command)
+        tool::run(&mut command)
     };
     remove().map(drop).map_err(io::Error::other)
 }

@@ -3,6 +3,7 @@
 //! minutes; `BANGER_TEST_HOME` names a directory whose artifacts are kept and reused, and
 //! `BANGER_TEST_AGENT` the agent that goes into the initramfs.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader};

@@ -1,12 +1,13 @@
 //! What the network needs of the host, for doctor and for failures that lack it.
 
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use banger_proto::doctor::Check;
-use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::config::NetworkConfig;
 use crate::holder::{Arguments, TUN, open_tun};
@@ -14,10 +15,7 @@ use crate::host;
 use crate::plan::Subnet;
 
 /// How long a program may take to tell its version.
-const RUN_MAX: Timespec = Timespec {
-    tv_sec: 5,
-    tv_nsec: 0,
-};
+const RUN_MAX: Duration = Duration::from_secs(5);
 
 /// Checks what the network needs of the host. It runs `pasta`, `nft` and the holder for a
 /// moment, which takes some ten milliseconds: call it where blocking is fine.
@@ -78,7 +76,7 @@ fn namespaces(config: &NetworkConfig) -> Result<Check, Check> {
         let detail = "no program is given for the network's holder";
         return Err(Check::fail(ID, TITLE, detail, "reinstall banger"));
     };
-    let mut probe = Command::new(program);
+    let mut probe = banger_process::command(program);
     probe.args(first).args(Arguments::Probe.render());
     match output_of(&mut probe) {
         Ok(_) => Ok(Check::pass(
@@ -134,7 +132,7 @@ struct Program {
 
 impl Program {
     fn find(&self) -> Result<PathBuf, Check> {
-        host::find_program(self.name).ok_or_else(|| {
+        banger_process::find(self.name).ok_or_else(|| {
             let detail = format!("{} is not installed", self.name);
             Check::fail(self.id, self.name, detail, self.fix)
         })
@@ -142,7 +140,7 @@ impl Program {
 
     fn check(&self) -> Result<Check, Check> {
         let path = self.find()?;
-        match output_of(Command::new(&path).arg("--version")) {
+        match output_of(banger_process::command(&path).arg("--version")) {
             Ok(output) => {
                 let version = output.lines().next().unwrap_or_default().trim();
                 let detail = format!("{}: {version}", path.display());
@@ -160,7 +158,8 @@ impl Program {
 /// age is told by an option that came in August 2024.
 fn pasta() -> Result<Check, Check> {
     let check = PASTA.check()?;
-    let options = output_of(Command::new(PASTA.find()?).arg("--help")).unwrap_or_default();
+    let options =
+        output_of(banger_process::command(PASTA.find()?).arg("--help")).unwrap_or_default();
     if options.contains("--map-guest-addr") {
         return Ok(check);
     }
@@ -175,33 +174,12 @@ fn pasta() -> Result<Check, Check> {
 
 /// Runs a command of few words for at most [`RUN_MAX`].
 fn output_of(command: &mut Command) -> Result<String, String> {
-    let run = |command: &mut Command| -> io::Result<Option<Output>> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let pid = rustix::process::Pid::from_child(&child);
-        let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
-        let mut ended = [PollFd::new(&ended, PollFlags::IN)];
-        if rustix::event::poll(&mut ended, Some(&RUN_MAX))? == 0 {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        child.wait_with_output().map(Some)
-    };
-    match run(command) {
-        Ok(Some(output)) if output.status.success() => {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        }
-        Ok(Some(output)) => {
-            let words = String::from_utf8_lossy(&output.stderr);
-            let last = words.lines().rfind(|line| !line.trim().is_empty());
-            Err(last.map_or_else(|| output.status.to_string(), str::to_owned))
-        }
-        Ok(None) => Err(format!("it takes more than {} s", RUN_MAX.tv_sec)),
-        Err(error) => Err(error.to_string()),
+    match banger_process::run(command, Some(RUN_MAX)) {
+        Ok(printed) => Ok(String::from_utf8_lossy(&printed).into_owned()),
+        // Those who ask name the program themselves.
+        Err(error) => Err(error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string)),
     }
 }
 

@@ -3,28 +3,13 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::plan::Subnet;
 
-/// Where administration programs are that an ordinary user's `PATH` leaves out.
-const SYSTEM_PATHS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// `RTF_UP` and `RTF_REJECT` of `linux/route.h`.
 const ROUTE_UP: u32 = 0x1;
 const ROUTE_REJECT: u32 = 0x200;
-
-/// Finds a program in `PATH` and in the directories of administration programs.
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(SYSTEM_PATHS.map(PathBuf::from))
-        .map(|directory| directory.join(name))
-        .find(|program| is_executable(program))
-}
-
-fn is_executable(program: &Path) -> bool {
-    program.is_file() && rustix::fs::access(program, rustix::fs::Access::EXEC_OK).is_ok()
-}
 
 /// An IPv4 route of the host's main table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -81,16 +81,17 @@ pub(crate) async fn start(config: &NetworkConfig, open: bool) -> Result<(), Star
         program: program.into(),
         source,
     };
-    let mut process = Command::new(program)
+    let mut holder = banger_process::command(program);
+    holder
         .args(first)
         .args(Arguments::Hold(place(config, open)).render())
         // A process that lives so long shall keep nothing of the daemon's environment.
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("LC_ALL", "C.UTF-8")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(log)
+        .stderr(log);
+    let mut process = Command::from(holder)
         .kill_on_drop(true)
         .spawn()
         .map_err(executing)?;

@@ -9,6 +9,8 @@
 //! - `BANGER_TEST_ENGINE`: `qemu` (default), `firecracker` or `fake`
 //! - `BANGER_TEST_USER`: run banger as this user; needs root
 //! - `BANGER_TEST_KEEP`: keep the homes of failed tests
+
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
 #![expect(
     clippy::missing_panics_doc,
     reason = "in a test harness a panic is how a test fails"

@@ -1,5 +1,7 @@
 //! The harness itself: what it would miss, no other test could find.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
+
 use std::process::Command;
 use std::time::Duration;
 

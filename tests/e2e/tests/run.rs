@@ -1,5 +1,7 @@
 //! `banger vm run -- COMMAND`: a command in a VM of its own behaves as if it ran here.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
+
 use std::io::Read;
 use std::process::Stdio;
 

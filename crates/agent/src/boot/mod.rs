@@ -226,6 +226,10 @@ pub enum Start {
 ///
 /// Its name begins with `@`, by which systemd knows a process that must outlive the others
 /// at shutdown (systemd.io/ROOT_STORAGE_DAEMONS).
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the guest's program shares nothing with the host's"
+)]
 fn start_agent(start: Start, system: Option<&OwnedFd>) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
@@ -257,6 +261,10 @@ fn start_agent(start: Start, system: Option<&OwnedFd>) -> io::Result<Child> {
 }
 
 /// Becomes the image's init; returns only why not.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the guest's program shares nothing with the host's"
+)]
 fn hand_over(path: &str) -> io::Error {
     let mut command = Command::new(path);
     command.env_clear().env("HOME", "/").env("TERM", "linux");

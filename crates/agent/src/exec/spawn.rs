@@ -39,6 +39,10 @@ enum Step {
 /// Bits that an error number has at most: Linux has errors up to 4095 (`MAX_ERRNO`).
 const ERRNO_BITS: i32 = 12;
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the guest's program shares nothing with the host's"
+)]
 pub(super) fn spawn(plan: &Plan) -> Result<Process, Refusal> {
     let unusable = |what: &str, error: io::Error| Refusal::Unusable(format!("{what}: {error}"));
     let (ends, stdio) = match &plan.terminal {

@@ -1,5 +1,7 @@
 //! An agent process for one test.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
+
 use std::path::PathBuf;
 use std::process::Stdio;
 

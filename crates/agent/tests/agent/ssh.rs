@@ -1,5 +1,7 @@
 //! Claims about SSH, with the ordinary `ssh` and `sftp` as clients.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use banger_proto::doctor::{CheckStatus, Report};
@@ -63,8 +62,8 @@ async fn leaks(program: &Path, json: bool) -> Outcome {
         true => &["doctor", "--leaks", "--json"],
         false => &["doctor", "--leaks"],
     };
-    let mut command = Command::new(program);
-    command.args(words).stdin(Stdio::null()).kill_on_drop(true);
+    let mut command = Command::from(banger_process::command(program));
+    command.args(words).kill_on_drop(true);
     match timeout(LIMIT, command.status()).await {
         Err(_) => Err(too_long(program).into()),
         Ok(Err(error)) => Err(not_started(program, &error).into()),
@@ -76,11 +75,8 @@ async fn leaks(program: &Path, json: bool) -> Outcome {
 }
 
 async fn report(program: &Path) -> Result<Report, ApiError> {
-    let mut command = Command::new(program);
-    command
-        .args(["doctor", "--json"])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    let mut command = Command::from(banger_process::command(program));
+    command.args(["doctor", "--json"]).kill_on_drop(true);
     let output = match timeout(LIMIT, command.output()).await {
         Err(_) => return Err(too_long(program)),
         Ok(Err(error)) => return Err(not_started(program, &error)),

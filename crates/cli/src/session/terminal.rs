@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
     use rustix::termios::LocalModes;
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
 
     const CHILD: &str = "BANGER_TEST_PANICS_IN_RAW_MODE";
 
@@ -189,7 +189,7 @@ mod tests {
         unlockpt(&master).unwrap();
         let terminal = ioctl_tiocgptpeer(&master, flags).unwrap();
         let name = "session::terminal::tests::a_panic_restores_the_terminal";
-        let child = Command::new(std::env::current_exe().unwrap())
+        let child = banger_process::command(std::env::current_exe().unwrap())
             .args([name, "--exact", "--nocapture"])
             .env(CHILD, "1")
             .stdin(Stdio::from(terminal.try_clone().unwrap()))

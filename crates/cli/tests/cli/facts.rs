@@ -1,5 +1,7 @@
 //! Commands that print facts, with and without a daemon.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 

@@ -1,5 +1,7 @@
 //! Guest commands joined to pipes: bytes, statuses, signals, limits.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
+
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 

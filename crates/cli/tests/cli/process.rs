@@ -1,5 +1,7 @@
 //! Runs `banger`, with a limit on everything.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

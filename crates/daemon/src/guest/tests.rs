@@ -1,5 +1,7 @@
 //! The link with the real agent, which the fake engine runs as an ordinary process.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;

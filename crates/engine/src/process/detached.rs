@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit};
 
@@ -40,15 +39,13 @@ impl Detached {
     pub(crate) fn spawn(self) -> io::Result<Process> {
         let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
         let identity = self.identity;
-        let mut command = Command::new(&self.program);
-        command
+        let mut command = banger_process::command(&self.program);
+        banger_process::detach(&mut command)
             .args(&self.arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("LC_ALL", "C.UTF-8")
             .env(Mark::VARIABLE, self.mark.to_string())
-            .current_dir("/")
-            .stdin(Stdio::null())
             .stdout(self.log.try_clone()?)
             .stderr(self.log);
         // SAFETY: between fork and exec only async-signal-safe calls are allowed. `confine`
@@ -59,20 +56,8 @@ impl Detached {
     }
 }
 
-/// Runs in the child.
+/// Runs in the child, after it is cut loose.
 fn confine(inherited: &[RawFd], identity: Option<&Identity>) -> io::Result<()> {
-    rustix::process::setsid()?;
-    // Everything is opened close-on-exec; this is for what a library may have forgotten.
-    // Marking instead of closing keeps the pipe by which the parent learns of a failure.
-    // SAFETY: the call takes three numbers. Kernels that do not know it change nothing.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
     for fd in inherited {
         // SAFETY: the parent holds the descriptor open for as long as it spawns.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };

@@ -1,22 +1,20 @@
-//! The one place in this crate where processes are started, found and ended.
+//! The one place in this crate where processes are started, found and ended. How they are
+//! started at all is `banger_process`'s concern.
 //!
 //! A machine's process outlives the daemon: it has a session of its own, so that no
 //! terminal's signal reaches it; it inherits exactly the descriptors that it is given; and
 //! it carries a [`crate::Mark`] in its environment, by which a later daemon finds it.
 
-mod capture;
 mod detached;
-mod failure;
 mod identity;
 mod look;
 mod marked;
 mod running;
 
-pub use failure::ProcessFailure;
+pub use banger_process::ProcessFailure;
 pub use look::{Look, Presence};
 pub use marked::{Marked, marked};
 pub use running::{Ended, Process, ProcessId};
 
-pub(crate) use capture::capture;
 pub(crate) use detached::Detached;
 pub(crate) use identity::Identity;

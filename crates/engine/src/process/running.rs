@@ -60,11 +60,7 @@ pub enum Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Status(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => write!(f, "exit status {code}"),
-                (None, Some(signal)) => write!(f, "signal {signal}"),
-                (None, None) => write!(f, "{status}"),
-            },
+            Self::Status(status) => f.write_str(&banger_process::status(*status)),
             Self::Unseen => f.write_str("an unknown status"),
         }
     }

@@ -1,12 +1,11 @@
 //! Which QEMU there is.
 
 use std::fmt;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::process::capture;
+use banger_process::RunError;
 
 /// What the program is called.
 const NAME: &str = "qemu-system-x86_64";
@@ -39,14 +38,8 @@ pub enum QemuMissing {
     #[error("there is no {NAME} in PATH")]
     NotFound,
     /// It cannot be executed.
-    #[error("could not run `{}`", path.display())]
-    Run {
-        /// The program.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Run(RunError),
     /// It is something else.
     #[error("`{}` does not tell QEMU's version but `{printed}`", path.display())]
     NotQemu {
@@ -70,7 +63,7 @@ impl QemuMissing {
     pub fn fix(&self) -> &'static str {
         match self {
             Self::NotFound => "install it: `sudo apt install qemu-system-x86`",
-            Self::Run { .. } | Self::NotQemu { .. } => {
+            Self::Run(_) | Self::NotQemu { .. } => {
                 "set `qemu_bin` in the config to the path of qemu-system-x86_64, or remove it \
                  to use the one in PATH"
             }
@@ -90,10 +83,11 @@ impl Binary {
             None => in_path(&std::env::var_os("PATH").unwrap_or_default())
                 .ok_or(QemuMissing::NotFound)?,
         };
-        let printed = match capture(&path, &["--version"], VERSION_LIMIT) {
-            Ok(printed) => printed,
-            Err(source) => return Err(QemuMissing::Run { path, source }),
-        };
+        let mut ask = banger_process::command(&path);
+        ask.arg("--version").env("LC_ALL", "C.UTF-8");
+        let printed =
+            banger_process::run(&mut ask, Some(VERSION_LIMIT)).map_err(QemuMissing::Run)?;
+        let printed = String::from_utf8_lossy(&printed);
         match version(&printed) {
             Some(version) if version >= OLDEST => Ok(Self { path, version }),
             Some(version) => Err(QemuMissing::TooOld {
@@ -161,7 +155,7 @@ mod tests {
             matches!(error, QemuMissing::NotQemu { printed, .. } if printed == "something else")
         );
         let error = Binary::find(Some(Path::new("/nonexistent/qemu"))).unwrap_err();
-        insta::assert_snapshot!(error, @"could not run `/nonexistent/qemu`");
+        insta::assert_snapshot!(error, @"could not start `/nonexistent/qemu`");
         assert_eq!(in_path(std::ffi::OsStr::new("/nonexistent:relative")), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What the host's apt says about dates that are not as they should be.
 
 use super::sources::parse_bool;
-use crate::tool::APT_CONFIG;
+use crate::tool::{self, APT_CONFIG};
 
 /// Which dates of a release are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Default for Policy {
 
 /// The host's policy, or apt's default where there is no apt. Blocks for a process.
 pub(crate) fn of_host() -> Policy {
-    let dump = || APT_CONFIG.run(APT_CONFIG.command()?.args(["dump", "Acquire"]));
+    let dump = || tool::run(APT_CONFIG.command()?.args(["dump", "Acquire"]));
     dump()
         .map(|output| parse(&String::from_utf8_lossy(&output)))
         .unwrap_or_default()

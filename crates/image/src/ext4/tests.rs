@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use proptest::prelude::*;
 
@@ -39,7 +39,7 @@ fn writer(disk: &Path) -> Writer {
 }
 
 fn require_clean(disk: &Path) {
-    let output = Command::new(E2FSCK.find().unwrap())
+    let output = banger_process::command(E2FSCK.find().unwrap())
         .args(["-f", "-n"])
         .arg(disk)
         .output()
@@ -52,7 +52,7 @@ fn require_clean(disk: &Path) {
 fn debugfs(disk: &Path, commands: &str) -> String {
     let script = disk.with_extension("commands");
     std::fs::write(&script, commands).unwrap();
-    let output = Command::new(DEBUGFS.find().unwrap())
+    let output = banger_process::command(DEBUGFS.find().unwrap())
         .arg("-f")
         .arg(&script)
         .arg(disk)

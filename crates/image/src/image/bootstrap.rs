@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use banger_process::{ProcessFailure, RunError};
 use banger_proto::name::ArtifactName;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
@@ -81,20 +82,21 @@ impl Bootstrap<'_> {
             }
             (taken, listener.join().unwrap_or_default())
         });
-        let status = processes
-            .reap(&mut child)
-            .map_err(|source| ToolError::Start {
-                tool: MMDEBSTRAP.name,
+        let status = processes.reap(&mut child).map_err(|source| {
+            ToolError::from(RunError::Wait {
+                command: MMDEBSTRAP.name.to_owned(),
                 source,
-            })?;
+            })
+        })?;
         match taken {
             Ok(value) if status.success() => Ok(value),
             // It was us who stopped it, for what went wrong with the stream.
             Err(error) if !is_stream_error(&error) => Err(error),
-            _ => Err(ImageError::Bootstrap {
-                status: status.to_string(),
+            _ => Err(ImageError::Bootstrap(ProcessFailure {
+                command: MMDEBSTRAP.name.to_owned(),
+                status: banger_process::status(status),
                 stderr: last_lines,
-            }),
+            })),
         }
     }
 
@@ -120,12 +122,13 @@ impl Bootstrap<'_> {
             .env("TMPDIR", self.scratch)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        Ok(processes
-            .start(&mut command)
-            .map_err(|source| ToolError::Start {
-                tool: MMDEBSTRAP.name,
+        let started = processes.start(&mut command).map_err(|source| {
+            ToolError::from(RunError::Start {
+                command: MMDEBSTRAP.name.to_owned(),
                 source,
-            })?)
+            })
+        });
+        Ok(started?)
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -168,7 +171,7 @@ fn is_stream_error(error: &ImageError) -> bool {
 }
 
 /// Reads stderr to its end, reports the stages in it, and returns the last lines.
-fn listen(stderr: impl Read, report: &StageReporter) -> String {
+fn listen(stderr: impl Read, report: &StageReporter) -> Vec<String> {
     let mut last: VecDeque<String> = VecDeque::with_capacity(LAST_LINES);
     let mut lines = BufReader::new(stderr);
     let mut bytes = Vec::new();
@@ -186,7 +189,7 @@ fn listen(stderr: impl Read, report: &StageReporter) -> String {
         }
         last.push_back(line);
     }
-    Vec::from(last).join("\n")
+    last.into()
 }
 
 /// Tells which stage mmdebstrap is at.

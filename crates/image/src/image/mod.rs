@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use banger_process::ProcessFailure;
 use banger_proto::error::ErrorKind;
 use banger_proto::id::ImageId;
 use banger_proto::name::ArtifactName;
@@ -67,13 +68,8 @@ pub enum ImageError {
         fix: String,
     },
     /// mmdebstrap failed.
-    #[error("mmdebstrap failed ({status}): {stderr}")]
-    Bootstrap {
-        /// How it ended.
-        status: String,
-        /// The end of what it said.
-        stderr: String,
-    },
+    #[error(transparent)]
+    Bootstrap(ProcessFailure),
     /// A step of making it failed.
     #[error("could not {step}")]
     Step {
@@ -103,7 +99,7 @@ impl ImageError {
         match self {
             Self::Unknown { .. } => ErrorKind::NotFound,
             Self::Tool(ToolError::Missing { .. }) | Self::UserIds { .. } => ErrorKind::Precondition,
-            Self::Tool(_) | Self::Bootstrap { .. } | Self::Step { .. } => ErrorKind::Failed,
+            Self::Tool(_) | Self::Bootstrap(_) | Self::Step { .. } => ErrorKind::Failed,
             Self::Timeout => ErrorKind::Timeout,
             Self::Store(error) => error.kind(),
             Self::Cancelled => ErrorKind::Cancelled,
@@ -117,10 +113,15 @@ impl ImageError {
             Self::Unknown { name, known } => Some(unknown_hint(name.as_str(), known)),
             Self::Tool(error) => error.hint(),
             Self::UserIds { fix, .. } => Some(fix.clone()),
-            Self::Bootstrap { stderr, .. } if stderr.contains("No space left on device") => {
+            Self::Bootstrap(failure)
+                if failure
+                    .stderr
+                    .iter()
+                    .any(|line| line.contains("No space left on device")) =>
+            {
                 Some("free some space, or move banger's state elsewhere".to_owned())
             }
-            Self::Bootstrap { .. } | Self::Timeout => Some(
+            Self::Bootstrap(_) | Self::Timeout => Some(
                 "check the network and the Debian mirror (`banger doctor` shows which one is used), \
                  then try again"
                     .to_owned(),

@@ -75,7 +75,7 @@ impl Archive {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
 
     fn example() -> Vec<u8> {
         let mut archive = Archive::new();
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn cpio_itself_reads_the_archive() {
-        let spawned = Command::new("cpio")
+        let spawned = banger_process::command("cpio")
             .args(["--list", "--verbose", "--numeric-uid-gid", "--quiet"])
             .env("TZ", "UTC")
             .env("LC_ALL", "C")

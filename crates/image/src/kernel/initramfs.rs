@@ -65,7 +65,7 @@ pub(crate) fn read_module(path: &Path) -> io::Result<Module> {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
 
     fn example() -> Vec<u8> {
         let module = |name: &str| Module {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn cpio_itself_lists_the_archive() {
-        let spawned = Command::new("cpio")
+        let spawned = banger_process::command("cpio")
             .args(["--list", "--quiet"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

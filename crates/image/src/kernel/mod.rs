@@ -33,7 +33,7 @@ use crate::ext4::{Attributes, Writer};
 use crate::manifest::{self, KernelManifest};
 use crate::progress::Reporter;
 use crate::store::{StoreConfig, StoreError};
-use crate::tool::{DEPMOD, ToolError};
+use crate::tool::{self, DEPMOD, ToolError};
 
 /// Debian's name of the architecture.
 const ARCHITECTURE: &str = "amd64";
@@ -334,7 +334,7 @@ fn unpack_and_publish(
     stage(1);
     let mut depmod = DEPMOD.command()?;
     depmod.arg("-b").arg(&tree.root).arg(&tree.release);
-    DEPMOD.run(&mut depmod)?;
+    tool::run(&mut depmod)?;
 
     stage(2);
     keep_boot_modules(&tree.modules, draft.path())?;

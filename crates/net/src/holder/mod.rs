@@ -34,6 +34,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use banger_process::ProcessFailure;
 use banger_proto::id::InstanceId;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -90,8 +91,8 @@ pub enum HolderError {
         source: io::Error,
     },
     /// nft refused the rules.
-    #[error("nft refused the network's rules: {0}")]
-    Rules(String),
+    #[error("could not load the network's rules")]
+    Rules(#[source] ProcessFailure),
     /// The daemon that started the holder is gone already.
     #[error("nobody waits for the network's holder")]
     Orphan(#[source] io::Error),

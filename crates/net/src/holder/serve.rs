@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use banger_process::ProcessFailure;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +25,6 @@ use super::log::Log;
 use super::way_out::WayOut;
 use super::{HolderError, Place, tell};
 use crate::channel::{Channel, Listener};
-use crate::host;
 use crate::plan::{Instance, Subnet};
 use crate::protocol::{Answer, Failure, Hello, Request, Started, VERSION, decode, encode};
 use crate::rules::{self, Reach};
@@ -91,10 +91,10 @@ fn furnish(step: &str) -> impl FnOnce(io::Error) -> HolderError {
 
 async fn load_rules(instance: Instance, subnet: Subnet) -> Result<(), HolderError> {
     let failed = || furnish("run nft");
-    let program = host::find_program("nft")
+    let program = banger_process::find("nft")
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it is not installed"))
         .map_err(failed())?;
-    let mut nft = Command::new(program)
+    let mut nft = Command::from(banger_process::command(program))
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -117,12 +117,11 @@ async fn load_rules(instance: Instance, subnet: Subnet) -> Result<(), HolderErro
         .map_err(failed())?;
     match output.status.success() {
         true => Ok(()),
-        false => {
-            let words = String::from_utf8_lossy(&output.stderr);
-            Err(HolderError::Rules(
-                words.lines().next().unwrap_or_default().to_owned(),
-            ))
-        }
+        false => Err(HolderError::Rules(ProcessFailure::new(
+            "nft",
+            output.status,
+            &output.stderr,
+        ))),
     }
 }
 

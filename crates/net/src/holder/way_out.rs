@@ -20,9 +20,10 @@ use std::future::{Future, pending};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
+use banger_process::ProcessFailure;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use rtnetlink::MulticastGroup;
@@ -208,23 +209,16 @@ impl Minder {
             return Failure::new(host::NO_WAY_OUT);
         }
         match self.spawn_and_wait().await {
-            Ok((status, words)) => {
-                let ended = format!("pasta ended: {status}");
-                match words.is_empty() {
-                    true => Failure::new(ended),
-                    false => Failure::because(ended, Failure::new(words)),
-                }
-            }
+            Ok(failure) => Failure::from(&failure as &dyn Error),
             Err(error) => Failure::because("could not run pasta", Failure::new(error.to_string())),
         }
     }
 
-    async fn spawn_and_wait(&self) -> io::Result<(ExitStatus, String)> {
-        let program = host::find_program("pasta")
+    async fn spawn_and_wait(&self) -> io::Result<ProcessFailure> {
+        let program = banger_process::find("pasta")
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it is not installed"))?;
-        let mut pasta = Command::new(program)
+        let mut pasta = Command::from(banger_process::command(program))
             .args(arguments(&namespace()?))
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -244,7 +238,11 @@ impl Minder {
             }
         }
         let status = pasta.wait().await?;
-        Ok((status, Vec::from(last).join("; ")))
+        Ok(ProcessFailure {
+            command: "pasta".to_owned(),
+            status: banger_process::status(status),
+            stderr: last.into(),
+        })
     }
 }
 

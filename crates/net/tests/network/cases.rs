@@ -562,8 +562,7 @@ fn a_pasta_that_refuses_is_quoted_and_nothing_stays(place: &Place) {
             .collect();
     let expected = [
         "could not open the way out of the network",
-        "pasta ended: exit status: 3",
-        "no such luck",
+        "`pasta` ended with exit status 3: no such luck",
     ];
     assert_eq!(chain, expected);
     assert_eq!(before, place.traces());

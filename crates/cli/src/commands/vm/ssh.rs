@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::Stdio;
 
 use banger_proto::api::{SshTarget, Vm, VmState};
 use banger_proto::error::{ApiError, ErrorKind};
@@ -47,9 +47,10 @@ impl Ssh {
         let target = client.ssh_target(vm.id.as_str()).await?;
         let own = std::env::current_exe()
             .map_err(|error| Failure::system("could not find banger's own program", &error))?;
-        let mut ssh = Command::new("ssh");
+        let mut ssh = banger_process::command("ssh");
         ssh.args(ssh_options(&own, &vm.id, &target)?)
-            .args(self.args);
+            .args(self.args)
+            .stdin(Stdio::inherit());
         // ssh takes this process's place: terminal, signals and exit status are its own.
         Err(no_ssh(&ssh.exec()))
     }
