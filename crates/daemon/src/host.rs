@@ -259,3 +259,36 @@ fn node() -> String {
         .to_string_lossy()
         .into_owned()
 }
+
+#[cfg(test)]
+pub mod tests {
+    //! Hosts for tests.
+
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::faults::Faults;
+
+    /// A temporary directory whose path is short enough for sockets.
+    pub fn home() -> tempfile::TempDir {
+        let builder = &mut tempfile::Builder::new();
+        builder.prefix("bgr").tempdir_in("/tmp").unwrap()
+    }
+
+    /// A host with its directories in `home`, whose agent is not to be had.
+    pub fn host(home: &Path) -> Arc<Host> {
+        let paths = Paths {
+            config: home.join("config"),
+            state: home.join("state"),
+            cache: home.join("cache"),
+            runtime: home.join("run"),
+        };
+        let surroundings = Surroundings {
+            agent: "/nonexistent".into(),
+            fake_allowed: true,
+            faults: Faults::default(),
+        };
+        Arc::new(Host::new(paths, Config::default(), surroundings).unwrap())
+    }
+}

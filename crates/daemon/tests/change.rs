@@ -43,12 +43,7 @@ async fn disk_files(home: &Home, daemon: &Daemon, vm: &str) -> [u64; 2] {
 async fn a_vm_at_rest_becomes_what_is_asked_and_stays_so() {
     let home = Home::new();
     let daemon = home.start().await;
-    let only = CreateVm {
-        no_start: true,
-        ..small("a")
-    };
-    let created = daemon.begin(only).await.unwrap();
-    succeeded(&daemon.end(&created.id).await);
+    daemon.create_only("a").await;
     let change = SetVm {
         name: Some("b".parse().unwrap()),
         vcpu: Some(2),
@@ -277,12 +272,7 @@ async fn a_disk_that_is_larger_than_its_row_says_is_never_cut() {
 async fn a_name_that_was_taken_meanwhile_is_not_given_back() {
     let home = Home::new();
     let daemon = home.start().await;
-    let only = CreateVm {
-        no_start: true,
-        ..small("a")
-    };
-    let created = daemon.begin(only).await.unwrap();
-    succeeded(&daemon.end(&created.id).await);
+    daemon.create_only("a").await;
     let first = daemon.client.vm("a").await.unwrap().id;
     let disk = home.paths().vms().join(first.as_str()).join("work.ext4");
     std::fs::remove_file(&disk).unwrap();

@@ -1,6 +1,7 @@
 //! The crash test: several clients work on several VMs while the daemon is killed, at random
 //! moments and between a stage's own system calls. After each restart every VM is in a state
-//! that its history allows, what was synced is there, and nothing on the host is without owner.
+//! that its history allows and is what was asked for or what it was before, what was synced is there, row,
+//! record and disk agree, and nothing on the host is without owner.
 //!
 //! Each VM has one client, so that its history is a line, and each request's outcome says which
 //! states it may have led to; of a request whose answer died with the daemon it may be any.
@@ -22,7 +23,9 @@ use banger_client::{Client, ClientError};
 use banger_config::Config;
 use banger_daemon::leaks;
 use banger_proto::agent::ExecRequest;
-use banger_proto::api::{CreateVm, EngineKind, KillVm, Operation, OperationState, SetVm, VmState};
+use banger_proto::api::{
+    CreateVm, EngineKind, KillVm, Operation, OperationState, SetVm, Vm, VmState,
+};
 use banger_proto::exit::ExitStatus;
 use banger_proto::frame::Frame;
 use banger_proto::size::ByteSize;
@@ -223,10 +226,72 @@ enum End {
     Unknown,
 }
 
-/// What was done to a VM, and what it may be in.
-struct History {
+/// What of a VM a client changes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Nature {
     name: String,
+    disk: ByteSize,
+    nat: bool,
+    touched: Option<String>,
+}
+
+impl Nature {
+    /// That of a VM as it is created.
+    fn new(name: &str, engine: EngineKind) -> Self {
+        let vm = new_vm(name, engine, true);
+        Self {
+            name: name.to_owned(),
+            disk: vm.disk_size.unwrap(),
+            nat: vm.nat.unwrap(),
+            touched: None,
+        }
+    }
+
+    fn of(vm: &Vm) -> Self {
+        Self {
+            name: vm.name.to_string(),
+            disk: vm.disk_size,
+            nat: vm.nat,
+            touched: vm.labels.get("touched").cloned(),
+        }
+    }
+
+    /// A change of some of it, which is made as a whole or not at all.
+    fn change(&self, names: &[String; 2], dice: &mut Dice) -> (SetVm, Self) {
+        let mut new = self.clone();
+        let [renamed, grown, switched] = [dice.below(3), dice.below(3), dice.below(3)];
+        if renamed == 0 {
+            new.name = names
+                .iter()
+                .find(|name| **name != self.name)
+                .unwrap()
+                .clone();
+        }
+        if grown == 0 {
+            new.disk = ByteSize::from_mib(self.disk.mib() + 1 + dice.below(8));
+        }
+        if switched == 0 {
+            new.nat = !self.nat;
+        }
+        new.touched = Some(dice.roll().to_string());
+        let change = SetVm {
+            name: (renamed == 0).then(|| new.name.parse().unwrap()),
+            disk_size: (grown == 0).then_some(new.disk),
+            nat: (switched == 0).then_some(new.nat),
+            labels: [("touched".to_owned(), new.touched.clone())].into(),
+            ..SetVm::default()
+        };
+        (change, new)
+    }
+}
+
+/// What was done to a VM, what it may be in, and what it may be.
+struct History {
+    /// What it is created as.
+    name: String,
+    engine: EngineKind,
     may: BTreeSet<Rest>,
+    natures: BTreeSet<Nature>,
     /// Marks that were synced since the VM was created.
     marks: Vec<u64>,
     next_mark: u64,
@@ -234,9 +299,11 @@ struct History {
 }
 
 impl History {
-    fn new(name: String) -> Self {
+    fn new(name: String, engine: EngineKind) -> Self {
         Self {
+            natures: [Nature::new(&name, engine)].into(),
             name,
+            engine,
             may: [Rest::Absent].into(),
             marks: Vec::new(),
             next_mark: 0,
@@ -260,12 +327,41 @@ impl History {
             }
         }
         if act == Act::Delete && end == End::Succeeded {
-            self.marks.clear();
+            self.begin_anew();
         }
     }
 
+    fn begin_anew(&mut self) {
+        self.marks.clear();
+        self.natures = [Nature::new(&self.name, self.engine)].into();
+    }
+
+    /// The names that the VM takes turns with.
+    fn names(&self) -> [String; 2] {
+        [self.name.clone(), format!("{}-renamed", self.name)]
+    }
+
+    /// What it is. Its client has gone when it may be one thing or another.
+    fn nature(&self) -> &Nature {
+        assert_eq!(self.natures.len(), 1, "{:?}", self.natures);
+        self.natures.first().unwrap()
+    }
+
+    fn learn_change(&mut self, new: Nature, end: End) {
+        writeln!(self.told, "  {new:?}").unwrap();
+        match end {
+            End::Succeeded => self.natures = [new].into(),
+            End::Refused => {}
+            End::Failed | End::Unknown => drop(self.natures.insert(new)),
+        }
+        self.learn(Act::Set, end);
+    }
+
     #[track_caller]
-    fn settle(&mut self, found: Rest) {
+    fn settle(&mut self, vm: Option<&Vm>) {
+        let found = vm.map_or(Rest::Absent, |vm| {
+            Rest::of(vm.state).expect("it is at rest")
+        });
         assert!(
             self.may.contains(&found),
             "VM {} is {found:?} and may be {:?} after:\n{}",
@@ -275,9 +371,20 @@ impl History {
         );
         writeln!(self.told, "-- found {found:?}").unwrap();
         self.may = [found].into();
-        if found == Rest::Absent {
-            self.marks.clear();
-            self.told.clear();
+        match vm.map(Nature::of) {
+            None => {
+                self.begin_anew();
+                self.told.clear();
+            }
+            Some(nature) => {
+                assert!(
+                    self.natures.contains(&nature),
+                    "{nature:?} is none of {:?} after:\n{}",
+                    self.natures,
+                    self.told
+                );
+                self.natures = [nature].into();
+            }
         }
     }
 
@@ -308,7 +415,7 @@ async fn whenever_the_daemon_is_killed_nothing_is_lost_and_nothing_left() {
     }
     let mut dice = Dice(setting.seed);
     let mut histories: Vec<History> = (0..setting.vms)
-        .map(|number| History::new(format!("vm-{number}")))
+        .map(|number| History::new(format!("vm-{number}"), setting.engine))
         .collect();
     let mut daemon = home.start().await;
     let mut met: BTreeMap<Rest, u32> = BTreeMap::new();
@@ -339,8 +446,7 @@ async fn whenever_the_daemon_is_killed_nothing_is_lost_and_nothing_left() {
                 let client = daemon.client.clone();
                 let (dice, enough) = (Dice(dice.roll()), Arc::clone(&enough));
                 let disk = disk_of(&home);
-                let engine = setting.engine;
-                tokio::spawn(async move { work(client, history, dice, engine, disk, enough).await })
+                tokio::spawn(async move { work(client, history, dice, disk, enough).await })
             })
             .collect();
         let longest = u64::try_from(setting.longest.as_millis()).unwrap();
@@ -379,7 +485,6 @@ async fn work(
     client: Client,
     mut history: History,
     mut dice: Dice,
-    engine: EngineKind,
     disk: impl Fn(&str) -> String,
     enough: Arc<AtomicBool>,
 ) -> History {
@@ -388,20 +493,32 @@ async fn work(
             Some(Rest::Absent) => dice.one_of(&Act::OF_ABSENT),
             _ => dice.one_of(&Act::OF_PRESENT),
         };
+        let (name, engine) = (history.nature().name.clone(), history.engine);
         let end = match act {
             Act::Mark => {
                 let mark = history.next_mark;
                 history.next_mark += 1;
-                let end = write_mark(&client, &history.name, mark, engine, &disk).await;
+                let end = write_mark(&client, &name, mark, engine, &disk).await;
                 if end == End::Succeeded {
                     history.marks.push(mark);
                 }
+                history.learn(act, end);
                 end
             }
-            _ => ask(&client, &history.name, act, engine).await,
+            Act::Set => {
+                let (change, new) = history.nature().change(&history.names(), &mut dice);
+                let end = end_of_begun(&client, client.set_vm(&name, &change).await).await;
+                history.learn_change(new, end);
+                end
+            }
+            _ => {
+                let end = ask(&client, &name, act, engine).await;
+                history.learn(act, end);
+                end
+            }
         };
-        history.learn(act, end);
-        if end == End::Unknown {
+        // After a change that failed it may have one name or the other.
+        if end == End::Unknown || (act, end) == (Act::Set, End::Failed) {
             break;
         }
     }
@@ -420,18 +537,14 @@ async fn ask(client: &Client, name: &str, act: Act, engine: EngineKind) -> End {
         Act::Kill => client.kill_vm(name, &KillVm::default()).await,
         Act::Pause => client.pause_vm(name).await,
         Act::Resume => client.resume_vm(name).await,
-        Act::Set => {
-            let labels = [("touched".to_owned(), Some("yes".to_owned()))].into();
-            let change = SetVm {
-                labels,
-                ..SetVm::default()
-            };
-            client.set_vm(name, &change).await
-        }
         Act::Delete => client.delete_vm(name).await,
         Act::List => return end_of(client.vms().await.map(drop)),
-        Act::Mark => unreachable!("it is no operation"),
+        Act::Mark | Act::Set => unreachable!("they take more than a name"),
     };
+    end_of_begun(client, begun).await
+}
+
+async fn end_of_begun(client: &Client, begun: Result<Operation, ClientError>) -> End {
     let operation = match begun {
         Ok(operation) => operation,
         Err(error) => return end_of(Err(error)),
@@ -460,6 +573,7 @@ fn new_vm(name: &str, engine: EngineKind, no_start: bool) -> CreateVm {
     let vm = CreateVm {
         engine: Some(engine),
         no_start,
+        nat: Some(true),
         ..small(name)
     };
     match engine {
@@ -558,11 +672,20 @@ async fn check(
     round: u32,
 ) {
     for history in histories.iter_mut() {
-        let found = settled(daemon, &history.name, setting).await;
-        history.settle(found);
-        if found != Rest::Absent && setting.engine == EngineKind::Fake {
-            let id = daemon.client.vm(&history.name).await.unwrap().id;
-            assert_marks_on_disk(&disk_of(home)(id.as_str()), history);
+        let found = settled(daemon, history, setting).await;
+        history.settle(found.as_ref());
+        if let Some(vm) = found {
+            if setting.engine == EngineKind::Fake {
+                assert_marks_on_disk(&disk_of(home)(vm.id.as_str()), history);
+            }
+            let agreed = tokio::time::timeout(setting.patience, agrees(home, &vm)).await;
+            agreed.unwrap_or_else(|_| {
+                panic!(
+                    "round {round}: {} after:\n{}",
+                    differs(home, &vm).unwrap_or_default(),
+                    history.told
+                )
+            });
         }
     }
     let names: BTreeSet<String> = daemon
@@ -576,7 +699,7 @@ async fn check(
     let expected: BTreeSet<String> = histories
         .iter()
         .filter(|history| history.known() != Some(Rest::Absent))
-        .map(|history| history.name.clone())
+        .map(|history| history.nature().name.clone())
         .collect();
     assert_eq!(names, expected, "round {round}");
     let inventory = leaks::inventory(&home.paths(), &Config::default()).await;
@@ -590,24 +713,66 @@ async fn check(
     assert_eq!(status.warnings, [""; 0], "round {round}");
 }
 
-/// The state that a VM comes to by itself.
-async fn settled(daemon: &Daemon, name: &str, setting: &Setting) -> Rest {
+/// The VM in the state that it comes to by itself. `None`: there is none.
+async fn settled(daemon: &Daemon, history: &History, setting: &Setting) -> Option<Vm> {
+    let names = history.names();
     let settle = async {
         loop {
-            let vm = match daemon.client.vm(name).await {
-                Ok(vm) => vm,
-                Err(ClientError::Api(_)) => return Rest::Absent,
-                Err(error) => panic!("the daemon does not answer: {error}"),
-            };
-            if let Some(rest) = Rest::of(vm.state) {
-                return rest;
+            let mut vms = daemon.client.vms().await.unwrap();
+            vms.retain(|vm| names.iter().any(|name| *name == vm.name.to_string()));
+            assert!(vms.len() <= 1, "{vms:?} after:\n{}", history.told);
+            let vm = vms.pop();
+            if vm.as_ref().is_none_or(|vm| Rest::of(vm.state).is_some()) {
+                return vm;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(setting.patience, settle)
         .await
-        .unwrap_or_else(|_| panic!("VM {name} does not come to rest"))
+        .unwrap_or_else(|_| panic!("VM {} does not come to rest", history.name))
+}
+
+/// Returns when the VM's record and disk are what its row says: what a dead daemon has written
+/// down is carried out by the next.
+async fn agrees(home: &Home, vm: &Vm) {
+    while differs(home, vm).is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What of a VM's record and disk is not as its row says.
+fn differs(home: &Home, vm: &Vm) -> Option<String> {
+    let directory = home.paths().vms().join(vm.id.as_str());
+    let record = std::fs::read(directory.join("vm.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let row = serde_json::to_value(vm).unwrap();
+    for what in ["name", "disk_size", "system_size", "nat", "labels"] {
+        // Labels are left out of an object that has none.
+        let none = serde_json::json!({});
+        let of = |object: &serde_json::Value| object.get(what).unwrap_or(&none).clone();
+        if of(&record) != of(&row) {
+            return Some(format!(
+                "{what}: {} in the record, {} in the row",
+                of(&record),
+                of(&row)
+            ));
+        }
+    }
+    let has = std::fs::metadata(directory.join("work.ext4"))
+        .unwrap()
+        .len();
+    let as_said = match Rest::of(vm.state) {
+        Some(Rest::Running | Rest::Paused) => has == vm.disk_size.bytes(),
+        // It grows at the next start.
+        _ => has <= vm.disk_size.bytes(),
+    };
+    (!as_said).then(|| {
+        format!(
+            "a disk of {has} bytes that is said to have {}",
+            vm.disk_size
+        )
+    })
 }
 
 #[track_caller]
@@ -630,7 +795,7 @@ fn assert_marks_on_disk(disk: &str, history: &History) {
 
 /// Starts a VM that is down, looks for all of its marks, and deletes it.
 async fn finish(home: &Home, daemon: &Daemon, history: &mut History, setting: &Setting) {
-    let name = history.name.clone();
+    let name = history.nature().name.clone();
     if history.known() != Some(Rest::Running) {
         let end = ask(&daemon.client, &name, Act::Start, setting.engine).await;
         assert_eq!(
@@ -642,8 +807,9 @@ async fn finish(home: &Home, daemon: &Daemon, history: &mut History, setting: &S
     }
     match setting.engine {
         EngineKind::Fake => {
-            let id = daemon.client.vm(&name).await.unwrap().id;
-            assert_marks_on_disk(&disk_of(home)(id.as_str()), history);
+            let vm = daemon.client.vm(&name).await.unwrap();
+            assert_marks_on_disk(&disk_of(home)(vm.id.as_str()), history);
+            assert_eq!(differs(home, &vm), None, "after:\n{}", history.told);
         }
         _ => {
             let read = run(

@@ -128,12 +128,7 @@ async fn a_daemon_that_is_killed_at_any_stage_of_a_create_leaves_nothing_to_the_
 async fn a_failed_start_of_an_existing_vm_keeps_its_disks_and_says_why() {
     let home = Home::new();
     let daemon = home.start().await;
-    let only = CreateVm {
-        no_start: true,
-        ..small("a")
-    };
-    let created = daemon.begin(only).await.unwrap();
-    succeeded(&daemon.end(&created.id).await);
+    daemon.create_only("a").await;
     daemon.stop().await;
     for point in points() {
         let daemon = home.start_with_fault(&format!("fail:{point}")).await;
@@ -158,12 +153,7 @@ async fn a_failed_start_of_an_existing_vm_keeps_its_disks_and_says_why() {
 async fn a_start_is_stopped_at_any_stage_and_the_vm_can_start_again() {
     let home = Home::new();
     let daemon = home.start().await;
-    let only = CreateVm {
-        no_start: true,
-        ..small("a")
-    };
-    let created = daemon.begin(only).await.unwrap();
-    succeeded(&daemon.end(&created.id).await);
+    daemon.create_only("a").await;
     daemon.stop().await;
     for point in points() {
         let daemon = home.start_with_fault(&format!("hang:{point}")).await;
@@ -239,12 +229,7 @@ async fn an_engine_that_does_not_come_up_is_left_at_once_and_leaves_nothing() {
 async fn a_vm_whose_start_could_not_be_written_down_outlives_the_daemon() {
     let home = Home::new();
     let daemon = home.start().await;
-    let only = CreateVm {
-        no_start: true,
-        ..small("a")
-    };
-    let created = daemon.begin(only).await.unwrap();
-    succeeded(&daemon.end(&created.id).await);
+    daemon.create_only("a").await;
     daemon.stop().await;
     // The first row says that it starts, the second one that it runs.
     let daemon = home.start_with_fault("fail:row:before:2").await;

@@ -402,3 +402,63 @@ async fn a_vm_in_the_middle_of_a_stop_is_stopped_by_the_next_daemon() {
     assert_eq!(forgotten.kind, ErrorKind::NotFound);
     assert_eq!(home.leftovers().len(), 1, "its directory");
 }
+
+#[tokio::test]
+async fn a_stop_right_after_the_daemons_restart_is_an_orderly_one() {
+    let home = Home::new();
+    let mut daemon = home.start().await;
+    daemon.run("a").await;
+    let vm = daemon.client.vm("a").await.unwrap();
+    let log = home.paths().vms().join(vm.id.as_str()).join("engine.log");
+    for _ in 0..3 {
+        daemon.kill().await;
+        std::fs::write(&log, "").unwrap();
+        daemon = home.start().await;
+        succeeded(&daemon.stop_vm("a").await);
+        // Its guest was asked, which takes the link that was still being made.
+        let said = std::fs::read_to_string(&log).unwrap();
+        assert!(said.contains("going down"), "{said}");
+        succeeded(&daemon.start_vm("a").await);
+    }
+    succeeded(&daemon.delete_vm("a").await);
+    home.assert_clean();
+}
+
+#[tokio::test]
+async fn doctor_takes_nothing_for_left_over_while_the_database_cannot_be_read() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.run("a").await;
+    let vm = daemon.client.vm("a").await.unwrap();
+    daemon.kill().await;
+    let database = home.paths().database();
+    std::fs::write(&database, "rubbish, and more of it".repeat(100)).unwrap();
+
+    let command = || {
+        let mut command = home.command();
+        command.args(["doctor", "--leaks", "--json"]);
+        command
+    };
+    let output = soon(command().output()).await.unwrap();
+    let inventory: banger_proto::doctor::Inventory =
+        serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(inventory.leaks().count(), 0, "{inventory:?}");
+    assert!(!output.status.success(), "not all was looked at");
+    let [unseen] = &inventory.unseen[..] else {
+        panic!("{:?}", inventory.unseen)
+    };
+    assert!(
+        unseen.starts_with("could not read the database"),
+        "{unseen}"
+    );
+    let pid = vm.pid.unwrap().to_string();
+    let machine = inventory
+        .things
+        .iter()
+        .find(|thing| thing.name.starts_with(&pid));
+    assert_eq!(machine.unwrap().owner.as_deref(), Some("not known"));
+    // It only looks: the database is as it was, and the next daemon takes the VM over.
+    assert!(std::fs::read(&database).unwrap().starts_with(b"rubbish"));
+    let daemon = home.start().await;
+    assert_eq!(daemon.client.vm("a").await.unwrap().pid, vm.pid);
+}

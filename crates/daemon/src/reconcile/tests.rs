@@ -1,43 +1,22 @@
 //! The passes of the reconciler over rows and hosts that do not agree.
 
-use std::process::{Child, Command};
-use std::time::Instant;
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
 
-use banger_config::{Config, Paths};
+use std::process::{Child, Command};
+
 use banger_engine::Mark;
 use banger_engine::process::ProcessId;
 use banger_proto::id::{InstanceId, LeaseId, VmId};
 
 use super::*;
-use crate::faults::Faults;
-use crate::host::Surroundings;
+use crate::host::{self, tests::home};
 use crate::store::vms::tests::row;
 use crate::store::{NewVm, vms::HeldSlots};
 use crate::vm::record;
 use crate::vm::task::Origin;
 
-fn home() -> tempfile::TempDir {
-    tempfile::Builder::new()
-        .prefix("bgr")
-        .tempdir_in("/tmp")
-        .unwrap()
-}
-
 fn fleet(home: &Path) -> Arc<Fleet> {
-    let paths = Paths {
-        config: home.join("config"),
-        state: home.join("state"),
-        cache: home.join("cache"),
-        runtime: home.join("run"),
-    };
-    let surroundings = Surroundings {
-        agent: "/nonexistent".into(),
-        fake_allowed: true,
-        faults: Faults::default(),
-    };
-    Arc::new(Fleet::new(Arc::new(
-        Host::new(paths, Config::default(), surroundings).unwrap(),
-    )))
+    Arc::new(Fleet::new(host::tests::host(home)))
 }
 
 async fn insert(fleet: &Fleet, change: impl FnOnce(&mut VmRow)) -> VmRow {
@@ -270,29 +249,4 @@ async fn a_later_look_takes_over_what_the_first_could_not_and_demotes_what_is_go
     assert_eq!(found.look(|status| status.row.phase), Phase::Running);
     assert_eq!(lost.look(|status| status.row.phase), Phase::Stopped);
     assert!(!machine.was_killed());
-}
-
-/// `cargo nextest run -p banger-daemon --run-ignored all -E 'test(a_thousand)' --no-capture`
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement, not a claim"]
-async fn a_thousand_vms_take_about_a_second() {
-    for (what, phase) in [
-        ("at rest", Phase::Stopped),
-        ("ended with the host", Phase::Running),
-    ] {
-        let home = home();
-        let fleet = fleet(home.path());
-        let host = fleet.host();
-        for _ in 0..1000 {
-            let vm = insert(&fleet, |row| row.phase = phase).await;
-            put_directory(host, &vm);
-        }
-        let begin = Instant::now();
-        Reconciler::new(Arc::clone(&fleet))
-            .first_pass()
-            .await
-            .unwrap();
-        println!("1000 VMs {what}: {:?}", begin.elapsed());
-        assert_eq!(fleet.handles().len(), 1000);
-    }
 }

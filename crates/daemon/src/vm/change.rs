@@ -77,18 +77,20 @@ impl Settings {
             DiskRole::System | DiskRole::Base | DiskRole::Modules => &mut self.system_size,
         }
     }
+}
 
-    /// Whether something beside the row must be changed to get from `was` to this.
-    pub fn needs_work(&self, was: &Self) -> bool {
-        self.needs_guest(was) || self.nat != was.nat
-    }
+/// Whether something beside the row must be changed by `change`.
+pub fn needs_work(change: &SetVm, row: &VmRow) -> bool {
+    needs_guest(change, row) || change.nat.is_some_and(|nat| nat != row.nat)
+}
 
-    /// Whether a running guest must take part in getting from `was` to this.
-    pub fn needs_guest(&self, was: &Self) -> bool {
-        self.name != was.name
-            || self.disk_size != was.disk_size
-            || self.system_size != was.system_size
-    }
+/// Whether a running guest must take part in `change`.
+pub fn needs_guest(change: &SetVm, row: &VmRow) -> bool {
+    change.name.as_ref().is_some_and(|name| *name != row.name)
+        || change.disk_size.is_some_and(|size| size != row.disk_size)
+        || change
+            .system_size
+            .is_some_and(|size| size != row.system_size)
 }
 
 /// Why a change is refused. The text goes behind "could not change VM `x`".
@@ -208,7 +210,7 @@ pub fn settings(
         if new.name != was.name {
             return Err(ChangeError::Paused("name"));
         }
-        if new.needs_guest(&was) {
+        if needs_guest(change, row) {
             return Err(ChangeError::Paused("disks"));
         }
     }
@@ -379,7 +381,7 @@ mod tests {
         let labels: Vec<&str> = new.labels.keys().map(String::as_str).collect();
         assert_eq!(labels, ["b", "c"]);
         assert_eq!(new.expires_at, None);
-        assert!(!new.needs_work(&Settings::of(&row)));
+        assert!(!needs_work(&change, &row));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A real `bangerd` process in a home of its own, with the fake engine and the real agent.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
@@ -211,6 +212,16 @@ impl Daemon {
     pub async fn create(&self, name: &str) -> Operation {
         let operation = self.begin(small(name)).await.unwrap();
         self.end(&operation.id).await
+    }
+
+    /// Creates a VM and does not start it.
+    pub async fn create_only(&self, name: &str) {
+        let only = CreateVm {
+            no_start: true,
+            ..small(name)
+        };
+        let created = self.begin(only).await.unwrap();
+        succeeded(&self.end(&created.id).await);
     }
 
     /// Creates a VM that must come up.

@@ -73,6 +73,7 @@ impl Look {
                 processes.extend(look_at(pid, &boot_id)?);
             }
         }
+        tracing::debug!(count = processes.len(), "looked at the host's processes");
         Ok(Self { processes })
     }
 

@@ -25,7 +25,7 @@ use tracing::Instrument as _;
 
 use self::owner::Owner;
 use self::usage::Usage;
-use super::change::ChangeError;
+use super::change::{self, ChangeError};
 use super::lifecycle::{self, Refusal, Request, Verdict};
 use crate::guest::Guest;
 use crate::host::Host;
@@ -150,11 +150,6 @@ impl Command {
     }
 }
 
-/// Whether a change is told to a guest that runs.
-fn needs_link(change: &SetVm) -> bool {
-    change.name.is_some() || change.disk_size.is_some() || change.system_size.is_some()
-}
-
 /// How a VM comes to its task.
 #[derive(Debug)]
 pub enum Origin {
@@ -243,7 +238,7 @@ impl Handle {
     ) -> Result<Operation, RequestError> {
         self.touch();
         if let Ask::Set(change) = &ask
-            && needs_link(change)
+            && self.look(|status| change::needs_guest(change, &status.row))
         {
             // Whether it is refused without one is for the owner to say.
             let _ = self.link_settled().await;

@@ -1,12 +1,10 @@
 //! What the owner does of itself, with machines and clocks that a test plays.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use banger_config::{Config, Paths};
 use banger_engine::process::ProcessId;
 use banger_engine::{
     Activity, AgentStream, ControlError, Disk, Exit, ExitCause, Machine, MachineHandle, Place,
@@ -19,26 +17,11 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 
 use super::{Ask, Handle, Origin};
-use crate::faults::Faults;
-use crate::host::{Host, Surroundings};
+use crate::host::Host;
+use crate::host::tests::{home, host};
 use crate::store::vms::tests::row;
 use crate::store::{NewVm, VmRow, vms::HeldSlots};
 use crate::vm::lifecycle::Phase;
-
-fn host(home: &Path) -> Arc<Host> {
-    let paths = Paths {
-        config: home.join("config"),
-        state: home.join("state"),
-        cache: home.join("cache"),
-        runtime: home.join("run"),
-    };
-    let surroundings = Surroundings {
-        agent: "/nonexistent".into(),
-        fake_allowed: true,
-        faults: Faults::default(),
-    };
-    Arc::new(Host::new(paths, Config::default(), surroundings).unwrap())
-}
 
 async fn insert(host: &Host, phase: Phase) -> VmRow {
     let row = VmRow { phase, ..row("x") };
@@ -135,11 +118,6 @@ async fn comes_to(vm: &Handle, phase: Phase) {
         .await
         .expect("it comes to that phase")
         .expect("the owner lives");
-}
-
-fn home() -> tempfile::TempDir {
-    let builder = &mut tempfile::Builder::new();
-    builder.prefix("bgr").tempdir_in("/tmp").unwrap()
 }
 
 #[tokio::test]

@@ -26,10 +26,10 @@ impl Owner {
         let new = change::settings(&row, change, self.host.resources, now)?;
         let was = Settings::of(&row);
         let guest = self.status.borrow().guest.clone();
-        if row.phase == Phase::Running && new.needs_guest(&was) && guest.is_none() {
+        if row.phase == Phase::Running && change::needs_guest(change, &row) && guest.is_none() {
             return Err(RequestError::LinkDown);
         }
-        let needs_work = new.needs_work(&was);
+        let needs_work = change::needs_work(change, &row);
         new.put_into(&mut row);
         match self.host.database.replace_vm(row.clone()).await {
             Ok(()) => {}
