@@ -14,6 +14,15 @@ pub const AGENT: &str = "banger-vsock-agent";
 /// The programs that run on the host.
 pub const HOST_PROGRAMS: [&str; 2] = ["banger", "bangerd"];
 
+/// How the programs of the host are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Soon.
+    Dev,
+    /// As they ship.
+    Release,
+}
+
 /// The checkout that this program was built from.
 #[derive(Clone)]
 pub struct Workspace {
@@ -68,14 +77,18 @@ impl Workspace {
         Ok(self.target.join(triple).join("guest").join(AGENT))
     }
 
-    /// Builds the programs of the host with `--release`, and returns the directory they are in.
+    /// Builds the programs of the host, and returns the directory they are in.
     ///
     /// # Errors
     /// They do not build.
-    pub fn build_host_programs(&self) -> Result<PathBuf> {
+    pub fn build_host_programs(&self, profile: Profile) -> Result<PathBuf> {
         let packages = ["--package=banger-cli", "--package=banger-daemon"];
-        process::run(self.cargo(&["build", "--release"]).args(packages))?;
-        Ok(self.target.join("release"))
+        let (name, directory) = match profile {
+            Profile::Dev => ("dev", "debug"),
+            Profile::Release => ("release", "release"),
+        };
+        process::run(self.cargo(&["build", "--profile", name]).args(packages))?;
+        Ok(self.target.join(directory))
     }
 }
 

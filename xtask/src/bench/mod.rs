@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod exec;
 pub mod home;
 pub mod report;
+pub mod rows;
 pub mod run;
 pub mod ssh;
 pub mod timing;

@@ -9,12 +9,12 @@ use lexopt::Arg;
 use crate::artifacts;
 use crate::bench::home::Home;
 use crate::bench::report::{Report, Row};
-use crate::bench::{agent, create, daemon, exec, run};
+use crate::bench::{agent, create, daemon, exec, rows, run};
 use crate::commands::build;
 use crate::workspace::Workspace;
 
 /// The benchmarks by their numbers.
-const ALL: [&str; 6] = ["B1", "B2", "B7", "B9", "B11", "B13"];
+const ALL: [&str; 7] = ["B1", "B2", "B7", "B8", "B9", "B11", "B13"];
 
 /// What was asked for.
 struct Options {
@@ -24,6 +24,8 @@ struct Options {
     image: String,
     /// The benchmarks; all if empty.
     only: Vec<String>,
+    /// The directory of the three programs; the release build's if nowhere.
+    programs: Option<PathBuf>,
     /// Where the JSON goes; standard output if nowhere.
     json: Option<PathBuf>,
 }
@@ -35,7 +37,10 @@ pub fn run(workspace: &Workspace, mut arguments: lexopt::Parser) -> Result<ExitC
         _ => bail!("say which: `bench all` or `bench create`"),
     };
     let options = options(arguments)?;
-    let programs = build::build(workspace)?;
+    let programs = match &options.programs {
+        Some(programs) => programs.clone(),
+        None => build::build(workspace)?,
+    };
     let store = artifacts::store(workspace, &programs)?;
     let home = Home::new(&programs, &store, &options.image)?;
     match which.as_str() {
@@ -66,6 +71,7 @@ fn measure(home: &Home, options: &Options) -> Result<Report> {
             "B1" => vec![run::measure(home, options.runs)?],
             "B2" => exec::round_trip(home, options.runs.max(20))?,
             "B7" => create::without_start(home, options.runs)?,
+            "B8" => rows::measure(home, options.runs)?,
             "B9" => daemon::measure(home)?,
             "B11" => vec![exec::throughput(home)?],
             _ => agent::measure(home)?,
@@ -91,6 +97,7 @@ fn options(mut arguments: lexopt::Parser) -> Result<Options> {
         runs: 5,
         image: artifacts::IMAGE.to_owned(),
         only: Vec::new(),
+        programs: None,
         json: None,
     };
     while let Some(argument) = arguments.next()? {
@@ -100,6 +107,7 @@ fn options(mut arguments: lexopt::Parser) -> Result<Options> {
             Arg::Long("only") => options
                 .only
                 .push(arguments.value()?.to_string_lossy().into()),
+            Arg::Long("programs") => options.programs = Some(arguments.value()?.into()),
             Arg::Long("json") => options.json = Some(arguments.value()?.into()),
             other => return Err(other.unexpected().into()),
         }

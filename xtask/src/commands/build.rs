@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::workspace::{HOST_PROGRAMS, Workspace, place_program};
+use crate::workspace::{HOST_PROGRAMS, Profile, Workspace, place_program};
 
 /// Builds, and says where the programs are.
 pub fn run(workspace: &Workspace, arguments: lexopt::Parser) -> Result<ExitCode> {
@@ -19,7 +19,7 @@ pub fn run(workspace: &Workspace, arguments: lexopt::Parser) -> Result<ExitCode>
 pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let directory = workspace.root.join("build/bin");
     place_program(&workspace.build_agent()?, &directory)?;
-    let built = workspace.build_host_programs()?;
+    let built = workspace.build_host_programs(Profile::Release)?;
     for program in HOST_PROGRAMS {
         place_program(&built.join(program), &directory)?;
     }

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use lexopt::Arg;
 
 use crate::commands::test::STORE_VARIABLE;
-use crate::workspace::Workspace;
+use crate::workspace::{Profile, Workspace};
 use crate::{artifacts, process};
 
 /// Rounds on the fake engine, and with real VMs, where none are given.
@@ -40,7 +40,7 @@ pub fn run(workspace: &Workspace, mut arguments: lexopt::Parser) -> Result<ExitC
     }
     if engine == "qemu" {
         // The guests' agent must be the static one.
-        let programs = workspace.build_host_programs()?;
+        let programs = workspace.build_host_programs(Profile::Dev)?;
         let agent = workspace.build_agent()?;
         let programs = artifacts::programs(workspace, &programs, &agent)?;
         test.env(STORE_VARIABLE, artifacts::store(workspace, &programs)?);
