@@ -433,6 +433,12 @@ async fn doctor_takes_nothing_for_left_over_while_the_database_cannot_be_read() 
     daemon.kill().await;
     let database = home.paths().database();
     std::fs::write(&database, "rubbish, and more of it".repeat(100)).unwrap();
+    // From its log of changes the database would come back.
+    for end in ["-wal", "-shm"] {
+        let mut file = database.clone().into_os_string();
+        file.push(end);
+        std::fs::remove_file(file).unwrap();
+    }
 
     let command = || {
         let mut command = home.command();
