@@ -36,6 +36,7 @@ cargo xtask COMMAND
                              times of `vm create` as JSON
   bench all [--runs N] [--image NAME] [--only B1]... [--json FILE]
                              a table of everything, and JSON
+       [--programs DIR]      of these programs instead of the release build's
 ";
 
 fn main() -> ExitCode {

@@ -2,7 +2,16 @@
 //! stage and half-way through it; and take it down between the steps of a release, or around
 //! what is written down. Without the feature `faults` nothing of this is built.
 
-use crate::vm::stage::{Moment, Stage, StageError};
+use crate::vm::stage::{Stage, StageError};
+
+/// When in a stage or step a fault is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Nothing was acquired yet.
+    Before,
+    /// Some of it was.
+    HalfWay,
+}
 
 /// A step that is no stage of a start, around which the daemon can be taken down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! blocks the runtime and two changes never interleave. A row says what a VM is and which
 //! phase it is in; what is momentarily true of it on the host (process, tap) is not here.
 
+mod phase;
 pub mod schema;
 pub mod vms;
 
@@ -17,9 +18,9 @@ use std::thread;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
-use crate::faults::{Faults, Step};
-use crate::vm::stage::Moment;
+use crate::faults::{Faults, Moment, Step};
 
+pub use phase::Phase;
 pub use vms::{InsertError, MalformedRow, NewVm, ReplaceError, Rows, VmRow};
 
 /// What SQLite said. Its own error says the same again in its source.

@@ -12,8 +12,7 @@ use rusqlite::{Connection, Row, named_params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Database, StoreError};
-use crate::vm::lifecycle::Phase;
+use super::{Database, Phase, StoreError};
 
 /// How often a made-up name is tried before it gets a number.
 const NAME_TRIES: u32 = 32;

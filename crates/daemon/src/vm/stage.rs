@@ -66,15 +66,6 @@ impl Stage {
     }
 }
 
-/// A point of a stage at which a test can make it fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// Nothing was acquired yet.
-    Before,
-    /// Some of it was.
-    HalfWay,
-}
-
 /// Why a stage failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {

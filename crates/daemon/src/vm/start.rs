@@ -18,9 +18,9 @@ use banger_proto::name::ArtifactName;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, BootFiles, Layout};
-use super::stage::{Moment, Stage, StageError};
+use super::stage::{Stage, StageError};
 use super::{handles, identity, record};
-use crate::faults::Step;
+use crate::faults::{Moment, Step};
 use crate::files;
 use crate::guest::{self, Guest};
 use crate::host::Host;

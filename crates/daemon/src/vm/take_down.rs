@@ -11,8 +11,7 @@ use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::name::VmName;
 
 use super::plan::Layout;
-use super::stage::Moment;
-use crate::faults::{Faults, Step};
+use crate::faults::{Faults, Moment, Step};
 use crate::files;
 use crate::host::Host;
 
