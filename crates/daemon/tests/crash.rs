@@ -1,7 +1,7 @@
 //! The crash test: several clients work on several VMs while the daemon is killed, at random
 //! moments and between a stage's own system calls. After each restart every VM is in a state
 //! that its history allows and is what was asked for or what it was before, what was synced is there, row,
-//! record and disk agree, and nothing on the host is without owner.
+//! record, disk and tap agree, and nothing on the host is without owner.
 //!
 //! Each VM has one client, so that its history is a line, and each request's outcome says which
 //! states it may have led to; of a request whose answer died with the daemon it may be any.
@@ -9,6 +9,7 @@
 //! it meets the kill is for the scheduler to say.
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
 
 mod support;
 
@@ -26,6 +27,7 @@ use banger_proto::agent::ExecRequest;
 use banger_proto::api::{
     CreateVm, EngineKind, KillVm, Operation, OperationState, SetVm, Vm, VmState,
 };
+use banger_proto::doctor::ThingKind;
 use banger_proto::exit::ExitStatus;
 use banger_proto::frame::Frame;
 use banger_proto::size::ByteSize;
@@ -61,6 +63,9 @@ struct Setting {
     vms: u64,
     /// Longest time from the clients' start to the kill.
     longest: Duration,
+    /// Longest time for which a client leaves a running VM alone. Where a start takes long, the
+    /// kills would else meet nothing but starts.
+    linger: Duration,
     /// How long a VM may take to come to rest or to run.
     patience: Duration,
 }
@@ -88,6 +93,7 @@ impl Setting {
                 engine: EngineKind::Fake,
                 vms: 3,
                 longest: Duration::from_millis(1500),
+                linger: Duration::ZERO,
                 patience: Duration::from_secs(60),
             },
             Ok("qemu") => Self {
@@ -96,6 +102,7 @@ impl Setting {
                 engine: EngineKind::Qemu,
                 vms: 2,
                 longest: Duration::from_secs(90),
+                linger: Duration::from_secs(20),
                 patience: Duration::from_secs(240),
             },
             Ok(other) => panic!("BANGER_CRASH_ENGINE={other} is neither fake nor qemu"),
@@ -446,7 +453,8 @@ async fn whenever_the_daemon_is_killed_nothing_is_lost_and_nothing_left() {
                 let client = daemon.client.clone();
                 let (dice, enough) = (Dice(dice.roll()), Arc::clone(&enough));
                 let disk = disk_of(&home);
-                tokio::spawn(async move { work(client, history, dice, disk, enough).await })
+                let linger = setting.linger;
+                tokio::spawn(async move { work(client, history, dice, linger, disk, enough).await })
             })
             .collect();
         let longest = u64::try_from(setting.longest.as_millis()).unwrap();
@@ -485,6 +493,7 @@ async fn work(
     client: Client,
     mut history: History,
     mut dice: Dice,
+    linger: Duration,
     disk: impl Fn(&str) -> String,
     enough: Arc<AtomicBool>,
 ) -> History {
@@ -520,6 +529,10 @@ async fn work(
         // After a change that failed it may have one name or the other.
         if end == End::Unknown || (act, end) == (Act::Set, End::Failed) {
             break;
+        }
+        if !linger.is_zero() && history.known() == Some(Rest::Running) {
+            let longest = u64::try_from(linger.as_millis()).unwrap();
+            tokio::time::sleep(Duration::from_millis(dice.below(longest))).await;
         }
     }
     history
@@ -679,13 +692,10 @@ async fn check(
                 assert_marks_on_disk(&disk_of(home)(vm.id.as_str()), history);
             }
             let agreed = tokio::time::timeout(setting.patience, agrees(home, &vm)).await;
-            agreed.unwrap_or_else(|_| {
-                panic!(
-                    "round {round}: {} after:\n{}",
-                    differs(home, &vm).unwrap_or_default(),
-                    history.told
-                )
-            });
+            if agreed.is_err() {
+                let what = differs(home, &vm).await.unwrap_or_default();
+                panic!("round {round}: {what} after:\n{}", history.told);
+            }
         }
     }
     let names: BTreeSet<String> = daemon
@@ -733,16 +743,16 @@ async fn settled(daemon: &Daemon, history: &History, setting: &Setting) -> Optio
         .unwrap_or_else(|_| panic!("VM {} does not come to rest", history.name))
 }
 
-/// Returns when the VM's record and disk are what its row says: what a dead daemon has written
-/// down is carried out by the next.
+/// Returns when the VM's record, disk and tap are what its row says: what a dead daemon has
+/// written down is carried out by the next.
 async fn agrees(home: &Home, vm: &Vm) {
-    while differs(home, vm).is_some() {
+    while differs(home, vm).await.is_some() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// What of a VM's record and disk is not as its row says.
-fn differs(home: &Home, vm: &Vm) -> Option<String> {
+/// What of a VM's record, disk and tap is not as its row says.
+async fn differs(home: &Home, vm: &Vm) -> Option<String> {
     let directory = home.paths().vms().join(vm.id.as_str());
     let record = std::fs::read(directory.join("vm.json")).unwrap();
     let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
@@ -767,12 +777,41 @@ fn differs(home: &Home, vm: &Vm) -> Option<String> {
         // It grows at the next start.
         _ => has <= vm.disk_size.bytes(),
     };
-    (!as_said).then(|| {
-        format!(
-            "a disk of {has} bytes that is said to have {}",
-            vm.disk_size
-        )
-    })
+    if !as_said {
+        let said = vm.disk_size;
+        return Some(format!("a disk of {has} bytes that is said to have {said}"));
+    }
+    let is_up = matches!(Rest::of(vm.state), Some(Rest::Running | Rest::Paused));
+    if !is_up || vm.engine == EngineKind::Fake {
+        return None;
+    }
+    let slot = record["slot"].as_u64().unwrap();
+    let nat = tap_reaches_outside(home, slot).await;
+    (nat != Some(vm.nat)).then(|| format!("nat: {nat:?} at the tap, {} in the row", vm.nat))
+}
+
+/// Whether the tap of a slot is in the group of those that reach the outside. `None`: there is
+/// no such tap.
+async fn tap_reaches_outside(home: &Home, slot: u64) -> Option<bool> {
+    let inventory = leaks::inventory(&home.paths(), &Config::default()).await;
+    let holder = inventory.things.iter().find(|thing| {
+        thing.kind == ThingKind::Process && thing.name.contains(banger_daemon::NET_HOLDER)
+    })?;
+    let (pid, _) = holder.name.split_once(':')?;
+    let links = tokio::process::Command::new("nsenter")
+        .args(["--target", pid, "--user", "--net", "--preserve-credentials"])
+        .args(["ip", "-json", "link", "show"])
+        .output()
+        .await
+        .unwrap();
+    let links: serde_json::Value = serde_json::from_slice(&links.stdout).ok()?;
+    let tap = links.as_array()?.iter().find(|link| {
+        link["ifname"]
+            .as_str()
+            .is_some_and(|name| name.starts_with("bgr-") && name.ends_with(&format!("-{slot}")))
+    })?;
+    // The first group has a name (`/etc/iproute2/group`), the others have none.
+    Some(tap["group"] != "default")
 }
 
 #[track_caller]
@@ -809,7 +848,7 @@ async fn finish(home: &Home, daemon: &Daemon, history: &mut History, setting: &S
         EngineKind::Fake => {
             let vm = daemon.client.vm(&name).await.unwrap();
             assert_marks_on_disk(&disk_of(home)(vm.id.as_str()), history);
-            assert_eq!(differs(home, &vm), None, "after:\n{}", history.told);
+            assert_eq!(differs(home, &vm).await, None, "after:\n{}", history.told);
         }
         _ => {
             let read = run(
