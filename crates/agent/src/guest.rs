@@ -1,5 +1,6 @@
 //! The agent in a guest, from its start by init until the guest goes down.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -10,7 +11,7 @@ use banger_proto::agent::SERIAL_PORT;
 use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::io::{FdFlags, fcntl_setfd};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::agent::{Agent, Place};
 use crate::boot::Start;
@@ -46,12 +47,12 @@ pub enum GuestError {
     Signals(#[source] io::Error),
 }
 
-/// Protects the agent and takes over what init left for it. Called once, before anything
-/// else opens a descriptor.
-pub fn settle() -> Option<OwnedFd> {
+/// Protects this process, names it, and takes over what init left for it. Called once, before
+/// anything else opens a descriptor.
+pub fn settle(name: &CStr) -> Option<OwnedFd> {
     // The kernel refuses neither to root; without them the agent works all the same.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
-    let _ = rustix::thread::set_name(c"banger-agent");
+    let _ = rustix::thread::set_name(name);
     let _ = rustix::process::setsid();
     // SAFETY: nothing in this process has opened descriptor 3, which is init's if it is open:
     // the check decides, and nobody else takes ownership of it.
@@ -75,7 +76,7 @@ pub fn settle() -> Option<OwnedFd> {
 ///
 /// # Errors
 /// There is no link to serve.
-pub async fn run(start: Start, system: Option<OwnedFd>) -> Result<(), GuestError> {
+pub async fn run(start: &Start, system: Option<OwnedFd>) -> Result<(), GuestError> {
     // Init systems send these to all processes at shutdown; the agent stays for the end.
     let ignored = [
         SignalKind::terminate(),
@@ -85,6 +86,11 @@ pub async fn run(start: Start, system: Option<OwnedFd>) -> Result<(), GuestError
     let _handlers = ignored.map(|kind| signal(kind).map_err(GuestError::Signals));
     let mut boot = BootReport::read(Path::new(REPORT_PATH)).unwrap_or_default();
     boot.step("agent");
+    if let Start::Again(how) = start {
+        warn!(how, "the agent before has ended");
+        boot.warnings
+            .push(format!("the agent ended {how} and was started again"));
+    }
     let power = Power::new(&boot.init, system);
     let agent = Arc::new(Agent::new(Place::Guest(power), boot));
     let path = find_port()?;
@@ -96,7 +102,7 @@ pub async fn run(start: Start, system: Option<OwnedFd>) -> Result<(), GuestError
     let descriptor =
         rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| port(errno.into()))?;
     let wire = Wire::new(descriptor, End::UntilReconnect).map_err(port)?;
-    if start == Start::Again {
+    if matches!(start, Start::Again(_)) {
         link::break_off(&wire).await.map_err(port)?;
     }
     info!(port = %path.display(), "ready");

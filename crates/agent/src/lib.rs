@@ -1,13 +1,14 @@
 //! `banger-vsock-agent`: banger's companion inside every VM.
 //!
 //! One binary in two roles. As PID 1 of the initramfs it is [`boot`]: it puts the image's
-//! root together and hands PID 1 to the image's init. As the agent it answers the daemon
+//! root together and hands PID 1 to the image's init, beside which a small keeper starts the
+//! agent, again whenever it has ended. As the agent it answers the daemon
 //! over the [`link`] until the guest goes down. The same agent also runs as an ordinary
 //! process on a Unix socket, for the engine without a VM.
 //!
 //! ```text
 //! kernel -> /init = boot -> image's init (systemd, openrc, ...)
-//!                   └ fork -> agent: link -> HTTP/2 -> exec, ssh, files, tcp, ...
+//!                   └ fork -> keeper -> agent: link -> HTTP/2 -> exec, ssh, files, tcp, ...
 //! ```
 
 pub mod agent;

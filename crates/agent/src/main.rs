@@ -15,8 +15,9 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["serve", "--unix", path] => serve(Path::new(path)),
-        ["guest"] => guest(Start::First),
-        ["guest-again"] => guest(Start::Again),
+        ["guest"] => guest(&Start::First),
+        ["guest-again", how] => guest(&Start::Again(how.to_owned())),
+        ["keep"] => keep(),
         ["sftp"] => sftp(),
         ["--version"] => {
             println!("banger-vsock-agent {}", banger_proto::VERSION);
@@ -45,9 +46,18 @@ fn boot() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn guest(start: Start) -> Result<(), BoxedError> {
-    let system = banger_agent::guest::settle();
-    banger_agent::log::to_file(Path::new(banger_agent::guest::LOG_PATH))?;
+/// Init has started this program, to keep the agent beside the image's init.
+fn keep() -> Result<(), BoxedError> {
+    match banger_agent::boot::keep()? {}
+}
+
+fn guest(start: &Start) -> Result<(), BoxedError> {
+    let system = banger_agent::guest::settle(c"banger-agent");
+    // An init may have covered the file's directory. The host reads the log's newest part over
+    // the link all the same.
+    if banger_agent::log::to_file(Path::new(banger_agent::guest::LOG_PATH)).is_err() {
+        banger_agent::log::to_stderr();
+    }
     Ok(runtime()?.block_on(banger_agent::guest::run(start, system))?)
 }
 

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! asked --init's own shutdown--> off
-//!    └─ grace over, or no init listens --> sync, freeze, off
+//!    └─ grace over (told on the console), or no init listens --> sync, freeze, off
 //! ```
 
 use std::fs;
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +72,7 @@ async fn shut_guest_down(agent: &Agent, shutdown: Shutdown) {
         if ask(power.init) {
             sleep(grace).await;
             warn!("the init did not power off in time");
+            tell_console("the guest's init did not power off in time: the agent does");
         } else {
             agent.end_commands(COMMANDS_GRACE.min(grace)).await;
         }
@@ -147,6 +149,13 @@ pub fn power_off(system: Option<&OwnedFd>) {
     if let Err(error) = reboot(RebootCommand::PowerOff) {
         warn!(%error, "could not power off");
     }
+}
+
+/// Says something where whoever looks for what became of the guest finds it when the agent is
+/// gone. Where there is no console, nobody is told.
+fn tell_console(text: &str) {
+    let console = fs::OpenOptions::new().write(true).open("/dev/console");
+    let _ = console.and_then(|mut console| writeln!(console, "banger: {text}"));
 }
 
 fn freeze(directory: &OwnedFd) {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! early mounts -> modules -> devices, network -> root (base + system) -> modules disk
-//!   -> work disk -> identity -> switch root -> agent forked -> image's init executed
-//!                                                          └ or stay (no init)
+//!   -> work disk -> identity -> switch root -> keeper forked -> image's init executed
+//!                                                           └ or stay (no init)
 //! ```
 //!
 //! What the guest cannot do without ends the boot with one line on the console; everything
@@ -13,28 +13,31 @@ mod cmdline;
 mod disks;
 mod files;
 mod init;
+mod keep;
 mod modules;
 mod network;
 mod root;
 mod seed;
+mod signals;
 mod stay;
 
 use std::convert::Infallible;
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use banger_proto::agent::DiskRole;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::grow;
-use crate::guest::SYSTEM_DESCRIPTOR;
 use crate::report::{BootReport, REPORT_PATH};
 use cmdline::CommandLine;
 pub use init::{Init, Request, detect};
+use keep::Keeper;
+pub use keep::{Start, keep};
 
 /// Why the guest cannot come up.
 #[derive(Debug, thiserror::Error)]
@@ -160,12 +163,13 @@ fn boot() -> Result<Infallible, BootError> {
         maximum: Some(524_288),
     };
     let _ = setrlimit(Resource::Nofile, files);
-    let agent = start_agent(Start::First, system.as_ref()).map_err(BootError::Agent)?;
     if let Some(path) = init.path() {
+        keep::start_keeper(system.as_ref()).map_err(BootError::Agent)?;
         let error = hand_over(path);
         say(&format!("could not execute {path}: {error}"));
+        return stay::stay(|| Keeper::without_agent(system));
     }
-    stay::stay(agent, system)
+    stay::stay(|| Keeper::start(system))
 }
 
 /// Has a file system use all of its disk, which may have become larger while the guest was down.
@@ -211,53 +215,6 @@ fn warn<E: std::error::Error>(report: &mut BootReport, what: &str, result: Resul
         say(&format!("warning: {text}"));
         report.warnings.push(text);
     }
-}
-
-/// Which of its starts an agent has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// The link is fresh.
-    First,
-    /// The host may be in the middle of a conversation with the agent before.
-    Again,
-}
-
-/// Starts the agent out of this very program, whose file is already gone from the root.
-///
-/// Its name begins with `@`, by which systemd knows a process that must outlive the others
-/// at shutdown (systemd.io/ROOT_STORAGE_DAEMONS).
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the guest's program shares nothing with the host's"
-)]
-fn start_agent(start: Start, system: Option<&OwnedFd>) -> io::Result<Child> {
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("@banger-vsock-agent")
-        .arg(match start {
-            Start::First => "guest",
-            Start::Again => "guest-again",
-        })
-        .current_dir("/")
-        .env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let errors = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open("/run/banger/agent.err")?;
-    command.stderr(errors);
-    if let Some(system) = system {
-        let system = system.as_raw_fd();
-        // SAFETY: `system` stays open in the child until it executes the agent; dup2 is
-        // async-signal-safe.
-        unsafe {
-            command.pre_exec(move || match libc::dup2(system, SYSTEM_DESCRIPTOR) {
-                -1 => Err(io::Error::last_os_error()),
-                _ => Ok(()),
-            });
-        }
-    }
-    command.spawn()
 }
 
 /// Becomes the image's init; returns only why not.
