@@ -15,7 +15,7 @@ const ROUNDS: usize = 8;
 /// # Errors
 /// Something is left over.
 pub async fn release(place: &Place) -> Result<(), ReleaseError> {
-    let look = Look::take().map_err(ReleaseError::Processes)?;
+    let look = Look::take_aside().await.map_err(ReleaseError::Processes)?;
     release_seen(place, &look).await
 }
 
@@ -27,9 +27,14 @@ pub async fn release(place: &Place) -> Result<(), ReleaseError> {
 pub async fn release_seen(place: &Place, look: &Look) -> Result<(), ReleaseError> {
     let mut first = Some(look.machine(place).map_err(ReleaseError::Processes)?);
     if first.as_ref().is_some_and(|found| !found.is_empty()) {
-        let killed = kill_all(|| match first.take() {
-            Some(found) => Ok(found),
-            None => Look::take()?.machine(place),
+        let killed = kill_all(|| {
+            let seen = first.take();
+            async {
+                match seen {
+                    Some(found) => Ok(found),
+                    None => Look::take_aside().await?.machine(place),
+                }
+            }
         });
         killed.await.map_err(|(pid, source)| match pid {
             Some(pid) => ReleaseError::Kill { pid, source },
@@ -45,15 +50,16 @@ pub async fn release_seen(place: &Place, look: &Look) -> Result<(), ReleaseError
 /// Kills all that carries the mark of `place`, and their children. An error names the
 /// process, or none if the host's processes cannot be looked at.
 pub(crate) async fn kill(place: &Place) -> Result<(), (Option<u32>, io::Error)> {
-    kill_all(|| Look::take()?.machine(place)).await
+    kill_all(|| async { Look::take_aside().await?.machine(place) }).await
 }
 
 /// Kills what `look` finds until it finds nothing.
-async fn kill_all(
-    mut look: impl FnMut() -> io::Result<Vec<Marked>>,
-) -> Result<(), (Option<u32>, io::Error)> {
+async fn kill_all<L>(mut look: impl FnMut() -> L) -> Result<(), (Option<u32>, io::Error)>
+where
+    L: Future<Output = io::Result<Vec<Marked>>>,
+{
     for _ in 0..ROUNDS {
-        let found = look().map_err(|error| (None, error))?;
+        let found = look().await.map_err(|error| (None, error))?;
         if found.is_empty() {
             return Ok(());
         }
@@ -62,7 +68,7 @@ async fn kill_all(
             process.kill().await.map_err(|error| (Some(pid), error))?;
         }
     }
-    match look().map_err(|error| (None, error))?.first() {
+    match look().await.map_err(|error| (None, error))?.first() {
         None => Ok(()),
         Some(survivor) => {
             let error = io::Error::other("new processes appear as fast as they are killed");
@@ -110,13 +116,13 @@ mod tests {
             pids
         };
 
-        let stubborn = kill_all(|| respawn(usize::MAX)).await;
+        let stubborn = kill_all(|| std::future::ready(respawn(usize::MAX))).await;
         let pids = reap();
         let (survivor, _) = stubborn.unwrap_err();
         assert_eq!(survivor, pids.last().copied());
 
         // The last round counts.
-        let yielding = kill_all(|| respawn(ROUNDS)).await;
+        let yielding = kill_all(|| std::future::ready(respawn(ROUNDS))).await;
         assert_eq!(reap().len(), ROUNDS);
         assert!(yielding.is_ok());
     }

@@ -78,7 +78,7 @@ impl Sight {
             Ok(Err(error)) => unseen.push(format!("could not look at the network: {error}")),
             Err(error) => unseen.push(format!("could not look at the network: {error}")),
         }
-        match Look::take() {
+        match Look::take_aside().await {
             Ok(look) => sight.add_processes(&look, instance),
             Err(error) => unseen.push(format!("could not look at the host's processes: {error}")),
         }

@@ -2,17 +2,32 @@
 //!
 //! A look at every process takes milliseconds, so whoever asks about many machines looks once.
 //! What it shows may be over a moment later: [`super::Process::open`] tells.
+//!
+//! Reading another process's memory, which its environment is a part of, waits for a lock that
+//! the process may hold for as long as it is stuck in the kernel. So that is done by a thread
+//! that can be left behind; what it did not come to see is unknown.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use banger_proto::id::InstanceId;
 
 use crate::process::running::{boot_id, start_time};
 use crate::process::{Identity, Marked, ProcessId};
 use crate::{MachineHandle, Mark, Place};
+
+/// How long a look at one process may take. As a rule it takes microseconds.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// The processes at which a thread has looked for too long and still looks: another one would be
+/// stuck as well.
+static STUCK: Mutex<Vec<ProcessId>> = Mutex::new(Vec::new());
 
 /// All processes of the host at one moment, but this one.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +57,11 @@ enum Seen {
         /// Its command line, as `/proc/<pid>/cmdline` has it.
         arguments: Vec<u8>,
     },
+    /// Whoever looks at it is stuck.
+    Stuck {
+        /// Its real user.
+        user: Option<u32>,
+    },
 }
 
 /// Whether a machine runs.
@@ -59,22 +79,31 @@ pub enum Presence {
 }
 
 impl Look {
-    /// Looks at the host. Blocks for some milliseconds.
+    /// Looks at the host. Blocks for some milliseconds, and for two seconds when a process is
+    /// found to be stuck.
     ///
     /// # Errors
     /// `/proc` cannot be read, or this process lacks what that takes, such as file descriptors.
     pub fn take() -> io::Result<Self> {
-        let (boot_id, own) = (boot_id()?, std::process::id());
-        let mut processes = Vec::new();
+        let own = std::process::id();
+        let mut pids = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let name = entry?.file_name();
             let pid = name.to_str().and_then(|name| name.parse::<u32>().ok());
-            if let Some(pid) = pid.filter(|pid| *pid != own) {
-                processes.extend(look_at(pid, &boot_id)?);
-            }
+            pids.extend(pid.filter(|pid| *pid != own));
         }
+        let processes = look_at_all(&pids, &boot_id()?, LIMIT, see)?;
         tracing::debug!(count = processes.len(), "looked at the host's processes");
         Ok(Self { processes })
+    }
+
+    /// The same on a thread that may block.
+    ///
+    /// # Errors
+    /// As with [`Look::take`].
+    pub async fn take_aside() -> io::Result<Self> {
+        let taken = tokio::task::spawn_blocking(Self::take).await;
+        taken.map_err(io::Error::other)?
     }
 
     /// The processes with a mark of this instance. Those of other users are seen only by root.
@@ -96,7 +125,8 @@ impl Look {
                 looked.process == handle.process
                     // Its pid, start time and boot name it for ever; the mark would only
                     // confirm it.
-                    && (looked.mark() == Some(&own) || matches!(looked.seen, Seen::Hidden { .. }))
+                    && (looked.mark() == Some(&own)
+                        || matches!(looked.seen, Seen::Hidden { .. } | Seen::Stuck { .. }))
             })
         });
         if let Some(looked) = named {
@@ -165,17 +195,18 @@ impl Look {
         family.map(|looked| looked.process.clone()).collect()
     }
 
-    /// A process that may not be looked at and seems to be the machine's: it has the engine's
-    /// user, and its arguments name the machine, as every engine's do, by its name or socket.
+    /// A process that cannot be looked at and seems to be the machine's: it has the engine's
+    /// user, and its arguments, where they are to be had, name the machine, as every engine's do,
+    /// by its name or socket.
     fn hidden(&self, place: &Place) -> Option<u32> {
         let mut user = None;
+        let mut is_engines = |found| *user.get_or_insert_with(|| engine_user(place)) == found;
         let found = self.processes.iter().find(|looked| match &looked.seen {
             Seen::Hidden {
                 user: Some(found),
                 arguments,
-            } => {
-                *user.get_or_insert_with(|| engine_user(place)) == *found && names(arguments, place)
-            }
+            } => is_engines(*found) && names(arguments, place),
+            Seen::Stuck { user: Some(found) } => is_engines(*found),
             _ => false,
         });
         found.map(|looked| looked.process.pid)
@@ -186,7 +217,7 @@ impl Looked {
     fn mark(&self) -> Option<&Mark> {
         match &self.seen {
             Seen::Mark(mark) => Some(mark),
-            Seen::NoMark | Seen::Hidden { .. } => None,
+            Seen::NoMark | Seen::Hidden { .. } | Seen::Stuck { .. } => None,
         }
     }
 
@@ -201,8 +232,8 @@ impl Looked {
 /// Why it cannot be told what runs.
 pub(crate) fn unreadable(pid: u32) -> io::Error {
     let message = format!(
-        "process {pid} may be the machine's, but its environment may not be read: that takes the \
-         capability CAP_SYS_PTRACE"
+        "process {pid} may be the machine's, but its environment cannot be read: that takes the \
+         capability CAP_SYS_PTRACE, and a process that is not stuck in the kernel"
     );
     io::Error::new(io::ErrorKind::PermissionDenied, message)
 }
@@ -217,9 +248,107 @@ enum Told {
     Withheld,
 }
 
+/// Looks at processes, one after the other, on a thread. One that takes too long is left with its
+/// thread, and another thread goes on.
+fn look_at_all(
+    pids: &[u32],
+    boot_id: &str,
+    limit: Duration,
+    see: impl Fn(u32) -> io::Result<Seen> + Clone + Send + 'static,
+) -> io::Result<Vec<Looked>> {
+    let mut processes = Vec::new();
+    let mut rest = pids;
+    while !rest.is_empty() {
+        let looks = begin_looks(rest, boot_id, see.clone())?;
+        while let Some((pid, others)) = rest.split_first() {
+            rest = others;
+            match await_look(&looks, *pid, boot_id, limit)? {
+                Await::Done(looked) => processes.extend(looked),
+                Await::Stuck(looked) => {
+                    processes.extend(looked);
+                    break;
+                }
+            }
+        }
+    }
+    Ok(processes)
+}
+
+type Looks = Receiver<io::Result<Option<Looked>>>;
+
+/// What comes of waiting for a look.
+enum Await {
+    Done(Option<Looked>),
+    /// It was waited for in vain: the thread is lost.
+    Stuck(Option<Looked>),
+}
+
+fn begin_looks(
+    pids: &[u32],
+    boot_id: &str,
+    see: impl Fn(u32) -> io::Result<Seen> + Send + 'static,
+) -> io::Result<Looks> {
+    let (tell, looks) = mpsc::channel();
+    let (pids, boot_id) = (pids.to_vec(), boot_id.to_owned());
+    let thread = thread::Builder::new().name("look".to_owned());
+    thread.spawn(move || {
+        for pid in pids {
+            let looked = look_at(pid, &boot_id, |process| {
+                let known = stuck().contains(process);
+                if known { seen_stuck(pid) } else { see(pid) }
+            });
+            let mut stuck = stuck();
+            if tell.send(looked).is_err() {
+                // Nobody waits any more, mostly because this process took too long.
+                stuck.retain(|process| process.pid != pid);
+                return;
+            }
+        }
+    })?;
+    Ok(looks)
+}
+
+fn await_look(looks: &Looks, pid: u32, boot_id: &str, limit: Duration) -> io::Result<Await> {
+    let broken = || io::Error::other("the thread that looks at processes broke down");
+    match looks.recv_timeout(limit) {
+        Ok(looked) => return Ok(Await::Done(looked?)),
+        Err(RecvTimeoutError::Disconnected) => return Err(broken()),
+        Err(RecvTimeoutError::Timeout) => {}
+    }
+    let mut stuck = stuck();
+    // The thread tells while it holds the same lock, so that this is its last chance.
+    if let Ok(looked) = looks.try_recv() {
+        return Ok(Await::Done(looked?));
+    }
+    let looked = look_at(pid, boot_id, |_| seen_stuck(pid))?;
+    if let Some(looked) = &looked {
+        tracing::warn!(
+            pid,
+            "a process cannot be looked at: it is stuck in the kernel"
+        );
+        stuck.push(looked.process.clone());
+    }
+    Ok(Await::Stuck(looked))
+}
+
+fn stuck() -> MutexGuard<'static, Vec<ProcessId>> {
+    STUCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What everybody may read without waiting must do (proc_pid_status(5)).
+fn seen_stuck(pid: u32) -> io::Result<Seen> {
+    Ok(Seen::Stuck {
+        user: user_of(pid)?,
+    })
+}
+
 /// `None`: it has ended meanwhile, or is of those that are hidden from this user altogether
 /// (proc(5), `hidepid`).
-fn look_at(pid: u32, boot_id: &str) -> io::Result<Option<Looked>> {
+fn look_at(
+    pid: u32,
+    boot_id: &str,
+    see: impl FnOnce(&ProcessId) -> io::Result<Seen>,
+) -> io::Result<Option<Looked>> {
     let Told::This(stat) = tell(fs::read(format!("/proc/{pid}/stat")))? else {
         return Ok(None);
     };
@@ -228,14 +357,15 @@ fn look_at(pid: u32, boot_id: &str) -> io::Result<Option<Looked>> {
     let (Some(start_time), Some(parent)) = (start_time(&stat), parent(&stat)) else {
         return Ok(None);
     };
+    let process = ProcessId {
+        pid,
+        start_time,
+        boot_id: boot_id.to_owned(),
+    };
     Ok(Some(Looked {
-        process: ProcessId {
-            pid,
-            start_time,
-            boot_id: boot_id.to_owned(),
-        },
+        seen: see(&process)?,
+        process,
         parent,
-        seen: see(pid)?,
     }))
 }
 
@@ -471,6 +601,56 @@ mod tests {
         };
         assert_eq!(look.presence(&elsewhere, None), Presence::Absent);
         assert_eq!(seen, runs);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any process will do")]
+    fn a_process_at_which_a_look_hangs_is_unknown_and_no_second_look_hangs_at_it() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let (pid, own) = (child.id(), std::process::id());
+        let boot_id = boot_id().unwrap();
+        let (release, held) = mpsc::channel::<()>();
+        let held = std::sync::Arc::new(Mutex::new(held));
+        let hang = move |looked: u32| {
+            if looked == pid {
+                // Until the test drops the other end.
+                let _ = held.lock().unwrap().recv();
+            }
+            Ok(Seen::NoMark)
+        };
+        let look = |limit| {
+            let see = hang.clone();
+            Look {
+                processes: look_at_all(&[pid, own], &boot_id, limit, see).unwrap(),
+            }
+        };
+        let user = rustix::process::geteuid().as_raw();
+        for limit in [Duration::from_millis(20), Duration::from_secs(3600)] {
+            let look = look(limit);
+            let seen: Vec<&Seen> = look.processes.iter().map(|looked| &looked.seen).collect();
+            assert_eq!(seen, [&Seen::Stuck { user: Some(user) }, &Seen::NoMark]);
+            // It may be any machine's whose engine has this user.
+            if user != 0 {
+                assert_eq!(look.presence(&place(), None), Presence::Unknown { pid });
+            }
+            let process = look.processes[0].process.clone();
+            let known = handle(&process);
+            assert_eq!(
+                look.presence(&place(), Some(&known)),
+                Presence::Runs(process)
+            );
+        }
+        drop(release);
+        while stuck().iter().any(|process| process.pid == pid) {
+            thread::yield_now();
+        }
+        let seen = look(Duration::from_secs(3600)).processes.remove(0).seen;
+        assert_eq!(seen, Seen::NoMark);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
