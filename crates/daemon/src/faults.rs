@@ -1,6 +1,7 @@
 //! Lets a test make any stage of a start fail, hang, or take the daemon down, before the
 //! stage and half-way through it; and take it down between the steps of a release, or around
-//! what is written down. Without the feature `faults` nothing of this is built.
+//! what is written down. A `SIGUSR1` has the daemon believe that the host's clock has jumped.
+//! Without the feature `faults` nothing of this is built.
 
 use crate::vm::stage::{Stage, StageError};
 
@@ -58,6 +59,7 @@ pub use present::{Effect, Fault, Faults, InvalidFault, Point};
 #[cfg(not(any(test, feature = "faults")))]
 mod absent {
     use super::{Moment, Stage, StageError, Step};
+    use crate::clock::Clock;
 
     /// No faults.
     #[derive(Clone, Copy, Debug, Default)]
@@ -76,6 +78,8 @@ mod absent {
         pub(crate) fn step(self, _: Step, _: Moment) -> bool {
             false
         }
+
+        pub(crate) async fn play_jumps(self, _: &Clock) {}
     }
 }
 
@@ -84,7 +88,10 @@ mod present {
     use std::str::FromStr;
     use std::sync::{Arc, Mutex};
 
+    use tokio::signal::unix::{SignalKind, signal};
+
     use super::{Moment, Stage, StageError, Step};
+    use crate::clock::Clock;
 
     /// Name of the environment variable that plants a fault in a daemon.
     pub const VARIABLE: &str = "BANGER_FAULT";
@@ -211,6 +218,15 @@ mod present {
                 None | Some(Effect::Hang) => false,
                 Some(Effect::Fail) => true,
                 Some(Effect::Kill) => die(),
+            }
+        }
+
+        /// Tells of a jump of the clock with each `SIGUSR1`.
+        pub(crate) async fn play_jumps(&self, clock: &Clock) {
+            let told = signal(SignalKind::user_defined1());
+            let mut told = told.expect("a test's daemon can wait for a signal");
+            while told.recv().await.is_some() {
+                clock.tell();
             }
         }
 

@@ -55,6 +55,14 @@ impl FileError {
     }
 }
 
+/// What may still be written to the file system of `path`; `None` where that cannot be told.
+pub fn free_space(path: &Path) -> Option<ByteSize> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(ByteSize::from_bytes(
+        stat.f_bavail.saturating_mul(stat.f_frsize),
+    ))
+}
+
 /// Makes a directory, and those above it, that only this user may enter. One that is there
 /// already must be this user's and no symlink.
 ///

@@ -17,7 +17,7 @@ use crate::store::vms::{HeldSlots, SlotHold};
 use crate::store::{InsertError, NewVm, StoreError, VmRow};
 use crate::vm::bounds;
 use crate::vm::lifecycle::{Phase, Request};
-use crate::vm::task::{Ask, Handle, Origin, RequestError};
+use crate::vm::task::{Ask, Handle, Origin, RequestError, Status};
 
 /// Shortest beginning of an id that names a VM: the name of a VM that is gone must not name
 /// another one by chance.
@@ -342,6 +342,7 @@ impl Fleet {
             node: self.host.node.clone(),
             state: row.phase.state(),
             failure: row.failure.clone(),
+            warnings: warnings(&status),
             image: row.image.clone(),
             image_id: row.image_id.clone(),
             kernel: row.kernel.clone(),
@@ -372,6 +373,15 @@ impl Fleet {
     }
 }
 
+/// What is wrong with a VM although it runs.
+fn warnings(status: &Status) -> Vec<String> {
+    let mut warnings = status.warnings.clone();
+    if status.row.phase == Phase::Running && status.guest.is_none() {
+        warnings.push("its agent does not answer: the link to it is being made anew".to_owned());
+    }
+    warnings
+}
+
 /// The error of a request that a VM refused.
 pub fn refused(handle: &Handle, request: Request, error: &RequestError) -> ApiError {
     in_words(&handle.name(), request, error)
@@ -391,7 +401,7 @@ fn in_words(name: &VmName, request: Request, error: &RequestError) -> ApiError {
         RequestError::Refused(refusal) => refusal.hint(request, name),
         RequestError::Change(change) => change.hint(name),
         RequestError::LinkDown => Some(format!(
-            "see `banger vm logs {name}`; `banger vm stop {name}` ends it in any case"
+            "`banger vm health {name}` asks again; `banger vm stop {name}` ends it in any case"
         )),
         RequestError::Store(store) => store.hint(),
         RequestError::Gone => None,

@@ -23,6 +23,7 @@ use crate::leases::Leases;
 use crate::operations::Operations;
 use crate::pulls::Pulls;
 use crate::store::{Database, StoreError};
+use crate::vm::bounded_logs::BoundedLogs;
 use crate::vm::plan::Layout;
 use crate::warnings::{Topic, Warnings};
 
@@ -124,6 +125,8 @@ pub struct Host {
     pub warnings: Warnings,
     /// When the host's clock jumps.
     pub clock: Clock,
+    /// The logs of engines that run.
+    pub logs: BoundedLogs,
     /// Faults that a test has planted.
     pub faults: Faults,
 }
@@ -186,6 +189,7 @@ impl Host {
             leases: Leases::default(),
             warnings,
             clock: Clock::default(),
+            logs: BoundedLogs::default(),
             faults,
             defaults: defaults::resolve(&config.vm_defaults, resources),
             resources,

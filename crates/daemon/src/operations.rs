@@ -366,6 +366,11 @@ impl Work {
         self.entry.record().operation.clone()
     }
 
+    /// The request that began it.
+    pub fn request_id(&self) -> Option<RequestId> {
+        self.entry.record().request_id.clone()
+    }
+
     /// Says which VM it is about, once that is known.
     pub fn set_vm(&self, id: VmId, name: VmName) {
         let mut record = self.entry.record();

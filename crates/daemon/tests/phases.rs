@@ -81,6 +81,14 @@ async fn a_paused_vm_stands_still_and_goes_on_where_it_was() {
     assert!(!clock_is_set());
     succeeded(&daemon.resume("a").await);
     assert!(clock_is_set());
+    // The agent's log names the request that began it.
+    let told = std::fs::read_to_string(&log).unwrap();
+    let told = told.lines().find(|line| line.contains("/v1/clock"));
+    let told = told.unwrap();
+    assert!(
+        told.contains("id=\"") && !told.contains("id=\"-\""),
+        "{told}"
+    );
     assert_eq!(daemon.state("a").await, VmState::Running);
     // What ran in the guest goes on, over the same connection.
     stream
@@ -99,6 +107,42 @@ async fn a_paused_vm_stands_still_and_goes_on_where_it_was() {
         again.to_string(),
         "could not resume VM `a`: it is not paused"
     );
+}
+
+#[tokio::test]
+async fn guests_that_run_get_the_time_when_the_hosts_clock_jumps_and_others_when_they_go_on() {
+    if !cfg!(feature = "faults") {
+        eprintln!("skipped: only a daemon with the feature `faults` plays a jump of the clock");
+        return;
+    }
+    let home = Home::new();
+    let daemon = home.start().await;
+    let mut clocks = Vec::new();
+    for name in ["a", "b"] {
+        daemon.run(name).await;
+        let id = daemon.client.vm(name).await.unwrap().id;
+        let log = home.paths().vms().join(id.as_str()).join("engine.log");
+        clocks.push(move || {
+            let log = std::fs::read_to_string(&log).unwrap();
+            log.lines()
+                .filter(|line| line.contains("/v1/clock"))
+                .count()
+        });
+    }
+    succeeded(&daemon.pause("b").await);
+    let pid = rustix::process::Pid::from_raw(daemon.pid().cast_signed()).unwrap();
+    for jump in 1..=2 {
+        rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+        soon(async {
+            while clocks[0]() < jump {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    assert_eq!(clocks[1](), 0, "it stands still");
+    succeeded(&daemon.resume("b").await);
+    assert_eq!(clocks[1](), 1);
 }
 
 #[tokio::test]

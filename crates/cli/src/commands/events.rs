@@ -111,6 +111,7 @@ impl Only {
         let (vm, name) = match what {
             Happened::VmCreated { vm, vm_name }
             | Happened::VmState { vm, vm_name, .. }
+            | Happened::VmWarning { vm, vm_name, .. }
             | Happened::VmChanged { vm, vm_name }
             | Happened::VmDeleted { vm, vm_name } => (Some(vm), Some(vm_name)),
             Happened::Operation { vm, vm_name, .. } => (vm.as_ref(), vm_name.as_ref()),

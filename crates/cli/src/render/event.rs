@@ -24,6 +24,9 @@ fn words(what: &Happened) -> String {
             ..
         } => format!("VM {vm_name} is failed: {failure}"),
         Happened::VmState { vm_name, state, .. } => format!("VM {vm_name} is {state}"),
+        Happened::VmWarning {
+            vm_name, warning, ..
+        } => format!("VM {vm_name}: warning: {warning}"),
         Happened::VmChanged { vm_name, .. } => format!("VM {vm_name} has changed"),
         Happened::VmDeleted { vm_name, .. } => format!("VM {vm_name} is deleted"),
         Happened::Operation {

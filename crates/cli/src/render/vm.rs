@@ -87,6 +87,8 @@ pub(crate) fn vm_text(vm: &Vm, guest: Option<&Health>, now: Timestamp, style: St
             .map(|end| ("deleted at", moment_to_come(end, now))),
     );
     facts.extend(guest.into_iter().flat_map(guest_facts));
+    let warnings = vm.warnings.iter();
+    facts.extend(warnings.map(|warning| ("warning", warning.clone())));
     let mut text: String = facts
         .iter()
         .map(|(name, value)| format!("{name:12} {value}\n"))
@@ -155,6 +157,7 @@ pub(crate) mod tests {
             node: "workstation".into(),
             state,
             failure: None,
+            warnings: Vec::new(),
             image: "debian-bookworm".parse().unwrap(),
             image_id: None,
             kernel: Some("generic-6.12".parse().unwrap()),

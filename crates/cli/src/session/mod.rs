@@ -162,7 +162,11 @@ impl Session<'_> {
                 START_LIMIT.as_secs()
             ),
         )
-        .with_hint(format!("run `banger vm logs {}`", self.vm))
+        .with_hint(format!(
+            "`banger vm health {0}` asks whether its agent answers; `banger vm stop {0}` ends it \
+             in any case",
+            self.vm
+        ))
     }
 
     fn refused(&self, refused: &ExecRefused) -> Failure {
@@ -211,25 +215,27 @@ impl Session<'_> {
 
     /// Says what became of the VM, where that is to be known.
     async fn lost(&self, client: &Client, cause: &WireError) -> Failure {
-        let message = match client.vm(self.vm).await {
-            Ok(vm) if vm.state != banger_proto::api::VmState::Running => {
+        let (vm, command) = (self.vm, self.command_name());
+        let (message, hint) = match client.vm(vm).await {
+            Ok(found) if found.state != banger_proto::api::VmState::Running => (
                 format!(
-                    "VM `{}` is {} and took `{}` with it",
-                    vm.name,
-                    vm.state,
-                    self.command_name()
-                )
-            }
-            Ok(_) => format!(
-                "the connection to VM `{}` ended before `{}` did",
-                self.vm,
-                self.command_name()
+                    "VM `{}` is {} and took `{command}` with it",
+                    found.name, found.state
+                ),
+                format!("run `banger vm logs {vm}`"),
+            ),
+            Ok(_) => (
+                format!("the connection to VM `{vm}` ended before `{command}` did"),
+                format!(
+                    "`{command}` may still run there: `banger vm exec {vm} -- ps ax` shows it; \
+                     `banger vm health {vm}` tells how the VM is"
+                ),
             ),
             Err(_) => return self.lost_daemon(cause),
         };
         ApiError::new(ErrorKind::Unavailable, message)
             .caused_by(cause)
-            .with_hint(format!("run `banger vm logs {}`", self.vm))
+            .with_hint(hint)
             .into()
     }
 }

@@ -246,6 +246,7 @@ pub fn vm(name: &str) -> Vm {
         node: "here".into(),
         state: VmState::Running,
         failure: None,
+        warnings: Vec::new(),
         image: "debian-bookworm-slim".parse().unwrap(),
         image_id: None,
         kernel: Some("generic-6.12".parse().unwrap()),

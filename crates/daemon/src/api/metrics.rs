@@ -366,6 +366,7 @@ mod tests {
                 row,
                 pid: Some(7),
                 guest: None,
+                warnings: Vec::new(),
                 gone: false,
             }],
             stats: vec![stats],

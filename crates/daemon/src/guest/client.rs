@@ -89,6 +89,12 @@ impl Guest {
         }
     }
 
+    /// The same for work that a request may have begun.
+    #[must_use]
+    pub fn for_work_of(&self, id: Option<&RequestId>) -> Self {
+        id.map_or_else(|| self.clone(), |id| self.for_request(id))
+    }
+
     /// Resolves when the link is broken, with the reason in words. Cancel-safe.
     pub async fn closed(&self) -> Arc<str> {
         let mut closed = self.closed.clone();

@@ -123,9 +123,11 @@ pub async fn serve(
     ready(&paths);
     let agreeing = tokio::spawn(reconciler.keep_agreeing());
     let clock = tokio::spawn(watch_clock(Arc::clone(&fleet)));
+    let logs = tokio::spawn(watch_logs(Arc::clone(&fleet)));
     serve_until_told(listener, &fleet, told).await;
     agreeing.abort();
     clock.abort();
+    logs.abort();
     tracing::info!("ends; VMs that run go on");
     let pulls = &fleet.host().pulls;
     let quiet = async { tokio::join!(fleet.quiesce(), pulls.end()) };
@@ -138,9 +140,18 @@ pub async fn serve(
 
 /// Has owners know when the host's clock jumps. Without that they go by their timers.
 async fn watch_clock(fleet: Arc<Fleet>) {
-    if let Err(error) = fleet.host().clock.watch().await {
-        tracing::warn!(%error, "the host's clock cannot be watched");
-    }
+    let host = fleet.host();
+    let watch = async {
+        if let Err(error) = host.clock.watch().await {
+            tracing::warn!(%error, "the host's clock cannot be watched");
+        }
+    };
+    tokio::join!(watch, host.faults.play_jumps(&host.clock));
+}
+
+/// Keeps the logs of engines bounded.
+async fn watch_logs(fleet: Arc<Fleet>) {
+    fleet.host().logs.watch().await;
 }
 
 async fn serve_until_told(

@@ -6,21 +6,26 @@
 //! console.log ── over SIZE_MAX ──> its last KEPT bytes: console.log.1, console.log: from 0 on
 //! ```
 //!
+//! One inotify(7) instance watches the logs of all machines, because a user has few of them; it is
+//! there while machines run. Logs that cannot be watched are told of, and looked at now and then.
+//!
 //! Nothing wakes up while nothing is written. A log that grows while no daemon runs is cut when
 //! the next one adopts the machine.
 
-use std::convert::Infallible;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use banger_engine::Place;
 use rustix::fs::inotify;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 use crate::descriptor::{take_events, watched};
 
@@ -28,22 +33,192 @@ use crate::descriptor::{take_events, watched};
 const SIZE_MAX: u64 = 16 << 20;
 /// Bytes of it that are kept.
 const KEPT: u64 = 8 << 20;
-/// How long after a look the next one is at the earliest: a guest that prints without end
-/// costs the daemon one look in this time.
+/// How long after a look the next one is at the earliest: guests that print without end
+/// cost the daemon one look in this time.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long after a failure to watch or to cut a log it is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
 
-/// Keeps the logs of a machine bounded for as long as it is polled.
-pub async fn keep_bounded(place: &Place) -> Infallible {
-    let bounds = Bounds {
-        size_max: SIZE_MAX,
-        kept: KEPT,
-        pause: PAUSE,
-    };
-    let logs = vec![place.console_log(), place.engine_log()];
-    if let Err(error) = bounds.keep(logs).await {
-        tracing::warn!(%error, "the engine's logs are not kept bounded");
+/// The logs of all machines that run.
+#[derive(Debug)]
+pub struct BoundedLogs {
+    bounds: Bounds,
+    kept: watch::Sender<Logs>,
+    /// Never used again: a machine that has started anew has new files of the same names.
+    next_number: AtomicU64,
+}
+
+/// The logs of machines, by the number of who keeps them.
+type Logs = BTreeMap<u64, Vec<PathBuf>>;
+
+/// Keeps the logs of a machine bounded until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Kept {
+    number: u64,
+    kept: watch::Sender<Logs>,
+}
+
+impl Default for BoundedLogs {
+    fn default() -> Self {
+        Self::with(Bounds {
+            size_max: SIZE_MAX,
+            kept: KEPT,
+            pause: PAUSE,
+            again: AGAIN,
+        })
     }
-    std::future::pending().await
+}
+
+impl BoundedLogs {
+    fn with(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            kept: watch::Sender::default(),
+            next_number: AtomicU64::default(),
+        }
+    }
+
+    /// Has the logs of a machine kept bounded.
+    pub fn keep(&self, place: &Place) -> Kept {
+        self.keep_files(vec![place.console_log(), place.engine_log()])
+    }
+
+    fn keep_files(&self, logs: Vec<PathBuf>) -> Kept {
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        self.kept
+            .send_modify(|kept| drop(kept.insert(number, logs)));
+        Kept {
+            number,
+            kept: self.kept.clone(),
+        }
+    }
+
+    /// Does it, for as long as it is polled.
+    pub async fn watch(&self) {
+        let mut kept = self.kept.subscribe();
+        let mut watcher = Watcher::default();
+        let mut troubled = BTreeSet::new();
+        loop {
+            let logs = kept.borrow_and_update().clone();
+            // The watches come first, so that nothing falls between them and the look.
+            let mut trouble = watcher.follow(&logs);
+            let bounds = self.bounds;
+            let looked = logs.into_values().flatten();
+            trouble.extend(crate::blocking(move || bounds.cut_all(looked)).await);
+            for (log, error) in &trouble {
+                if !troubled.contains(log) {
+                    let log = log.display();
+                    tracing::warn!(%log, %error, "a log is not kept bounded: tried again later");
+                }
+            }
+            troubled = trouble.into_keys().collect();
+            tokio::select! {
+                // The sender lives as long as `self`.
+                _ = kept.changed() => {}
+                () = watcher.written(bounds.pause) => {}
+                () = tokio::time::sleep(bounds.again), if !troubled.is_empty() => {}
+            }
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.kept
+            .send_modify(|kept| drop(kept.remove(&self.number)));
+    }
+}
+
+/// Logs that could not be watched or cut, and why.
+type Trouble = BTreeMap<PathBuf, io::Error>;
+
+/// Watches the files themselves: disks in the same directories change all the time.
+#[derive(Debug, Default)]
+struct Watcher {
+    /// There while there is something to watch.
+    changes: Option<AsyncFd<OwnedFd>>,
+    /// The watches on each one's logs.
+    watched: BTreeMap<u64, Vec<i32>>,
+}
+
+impl Watcher {
+    /// Watches exactly these logs.
+    fn follow(&mut self, logs: &Logs) -> Trouble {
+        let mut trouble = Trouble::new();
+        if logs.is_empty() {
+            *self = Self::default();
+            return trouble;
+        }
+        let changes = match &mut self.changes {
+            Some(changes) => changes,
+            none => match new_instance() {
+                Ok(changes) => none.insert(changes),
+                Err(error) => {
+                    let log = logs.values().flatten().next().cloned();
+                    trouble.insert(log.unwrap_or_default(), error);
+                    return trouble;
+                }
+            },
+        };
+        let gone: Vec<u64> = self.watched.keys().copied().collect();
+        for number in gone.iter().filter(|number| !logs.contains_key(number)) {
+            for watch in self.watched.remove(number).into_iter().flatten() {
+                // It goes by itself with the file.
+                let _ = inotify::remove_watch(changes.get_ref(), watch);
+            }
+        }
+        for (number, logs) in logs {
+            if self.watched.contains_key(number) {
+                continue;
+            }
+            match add_watches(changes.get_ref(), logs) {
+                Ok(watches) => drop(self.watched.insert(*number, watches)),
+                Err((log, error)) => drop(trouble.insert(log, error)),
+            }
+        }
+        trouble
+    }
+
+    /// Resolves when something was written, at the earliest after a pause. Cancel-safe.
+    async fn written(&self, pause: Duration) {
+        let Some(changes) = &self.changes else {
+            return std::future::pending().await;
+        };
+        let Ok(mut ready) = changes.readable().await else {
+            // The reactor ends, and the daemon with it.
+            return std::future::pending().await;
+        };
+        ready.retain_ready();
+        drop(ready);
+        tokio::time::sleep(pause).await;
+        if let Ok(mut ready) = changes.readable().await {
+            // Whatever was written until here, the next look sees it.
+            let _ = ready.try_io(|changes| take_events(changes.get_ref()));
+        }
+    }
+}
+
+fn new_instance() -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+    watched(inotify::init(flags)?, Interest::READABLE)
+}
+
+/// Watches all of these or none.
+fn add_watches(changes: &OwnedFd, logs: &[PathBuf]) -> Result<Vec<i32>, (PathBuf, io::Error)> {
+    let mut watches = Vec::new();
+    for log in logs {
+        match inotify::add_watch(changes, log, inotify::WatchFlags::MODIFY) {
+            Ok(watch) => watches.push(watch),
+            Err(errno) => {
+                for watch in watches {
+                    let _ = inotify::remove_watch(changes, watch);
+                }
+                return Err((log.clone(), errno.into()));
+            }
+        }
+    }
+    Ok(watches)
 }
 
 /// What is kept of a log.
@@ -52,22 +227,17 @@ struct Bounds {
     size_max: u64,
     kept: u64,
     pause: Duration,
+    again: Duration,
 }
 
 impl Bounds {
-    /// Returns only when the logs cannot be watched.
-    async fn keep(self, logs: Vec<PathBuf>) -> io::Result<()> {
-        // The watch comes first, so that nothing falls between it and the first look.
-        let changes = watch(&logs)?;
-        loop {
-            let looked = logs.clone();
-            crate::blocking(move || looked.iter().try_for_each(|log| self.cut(log))).await?;
-            changes.readable().await?.retain_ready();
-            tokio::time::sleep(self.pause).await;
-            let mut ready = changes.readable().await?;
-            // Whatever was written until here, the next turn sees it.
-            let _ = ready.try_io(|changes| take_events(changes.get_ref()));
-        }
+    /// Begins all anew that are too long.
+    fn cut_all(self, logs: impl Iterator<Item = PathBuf>) -> Trouble {
+        logs.filter_map(|log| {
+            let error = self.cut(&log).err()?;
+            Some((log, error))
+        })
+        .collect()
     }
 
     /// Begins a log anew that is too long. Whoever appends to it goes on at its beginning.
@@ -112,24 +282,17 @@ fn set_aside(part: &mut impl io::Read, log: &Path) -> io::Result<()> {
     copied
 }
 
-/// Watches the files themselves: disks in the same directory change all the time.
-fn watch(logs: &[PathBuf]) -> io::Result<AsyncFd<OwnedFd>> {
-    let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    for log in logs {
-        inotify::add_watch(&changes, log, inotify::WatchFlags::MODIFY)?;
-    }
-    watched(changes, Interest::READABLE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write as _;
+    use std::sync::Arc;
 
     const BOUNDS: Bounds = Bounds {
         size_max: 1000,
         kept: 100,
         pause: Duration::from_millis(1),
+        again: Duration::from_millis(10),
     };
 
     fn appended(path: &Path) -> File {
@@ -155,22 +318,61 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_writer_without_end_stays_bounded() {
+    async fn writers_without_end_stay_bounded_and_share_one_watcher() {
         let dir = tempfile::tempdir().unwrap();
-        let logs = vec![
-            dir.path().join("console.log"),
-            dir.path().join("engine.log"),
-        ];
-        let mut engines: Vec<File> = logs.iter().map(|log| appended(log)).collect();
-        let console = logs[0].clone();
-        let keeping = tokio::spawn(BOUNDS.keep(logs));
+        let logs = Arc::new(BoundedLogs::with(BOUNDS));
+        let keeping = tokio::spawn({
+            let logs = Arc::clone(&logs);
+            async move { logs.watch().await }
+        });
+        let paths: Vec<PathBuf> = (0..3)
+            .map(|vm| dir.path().join(format!("{vm}.log")))
+            .collect();
+        let mut engines: Vec<File> = paths.iter().map(|path| appended(path)).collect();
+        let kept: Vec<Kept> = paths
+            .iter()
+            .map(|path| logs.keep_files(vec![path.clone()]))
+            .collect();
         for _ in 0..20 {
-            engines[0].write_all(&[b'x'; 2000]).unwrap();
-            while fs::metadata(&console).unwrap().len() > 1000 {
-                tokio::task::yield_now().await;
+            for engine in &mut engines {
+                engine.write_all(&[b'x'; 2000]).unwrap();
             }
+            until_cut(&paths).await;
         }
+        drop(kept);
+        // One that begins again, with a new file of the same name, is watched as well.
+        fs::remove_file(&paths[0]).unwrap();
+        let mut engine = appended(&paths[0]);
+        let _kept = logs.keep_files(vec![paths[0].clone()]);
+        engine.write_all(&[b'x'; 2000]).unwrap();
+        until_cut(&paths[..1]).await;
         assert!(!keeping.is_finished());
         keeping.abort();
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_watched_is_looked_at_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = BoundedLogs::with(BOUNDS);
+        let late = dir.path().join("late.log");
+        let _kept = logs.keep_files(vec![late.clone()]);
+        tokio::select! {
+            // The first look comes first, at a file that is not there.
+            biased;
+            () = logs.watch() => {}
+            () = async {
+                appended(&late).write_all(&[b'x'; 2000]).unwrap();
+                until_cut(std::slice::from_ref(&late)).await;
+            } => {}
+        }
+    }
+
+    async fn until_cut(logs: &[PathBuf]) {
+        while logs
+            .iter()
+            .any(|log| fs::metadata(log).unwrap().len() > 1000)
+        {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -13,7 +13,7 @@ use banger_image::{Image, Reporter, Store};
 use banger_net::Attachment;
 use banger_proto::agent::Configure;
 use banger_proto::api::EngineKind;
-use banger_proto::id::ImageId;
+use banger_proto::id::{ImageId, RequestId};
 use banger_proto::name::ArtifactName;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,8 @@ pub enum Disks {
 /// A start that goes on.
 #[derive(Debug)]
 pub struct Start {
+    /// The request that began it, for the agent's log.
+    pub request_id: Option<RequestId>,
     /// The host it happens on.
     pub host: Arc<Host>,
     /// The VM as its row has it.
@@ -345,7 +347,8 @@ impl Start {
         let limit = AGENT_LIMIT * self.host.engines.patience(self.row.engine);
         let guest = guest::connect(machine, limit).await?;
         self.pass(Stage::Agent, Moment::HalfWay).await?;
-        configure(&self.host, &self.row, artifacts, &guest).await?;
+        let configured = guest.for_work_of(self.request_id.as_ref());
+        configure(&self.host, &self.row, artifacts, &configured).await?;
         Ok(guest)
     }
 }

@@ -45,6 +45,15 @@ pub enum Happened {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<ApiError>,
     },
+    /// Something is wrong with a VM, which goes on.
+    VmWarning {
+        /// Its id.
+        vm: VmId,
+        /// Its name.
+        vm_name: VmName,
+        /// What, as in the warnings of [`super::Vm`].
+        warning: String,
+    },
     /// Something else of a VM has changed: its name, size, labels.
     VmChanged {
         /// Its id.

@@ -184,6 +184,9 @@ pub struct Vm {
     /// Why it failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<ApiError>,
+    /// What is wrong with it although it runs, each thing once. They go with the next start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The image's name.
     pub image: ArtifactName,
     /// The image's id.

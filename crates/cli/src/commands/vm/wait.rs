@@ -187,6 +187,7 @@ impl Waiting<'_> {
                 Happened::Missed => self.look_at_all(client).await?,
                 Happened::VmState { .. }
                 | Happened::VmCreated { .. }
+                | Happened::VmWarning { .. }
                 | Happened::VmChanged { .. }
                 | Happened::Operation { .. } => {}
             }

@@ -21,8 +21,10 @@ use crate::vm::take_down::{Extent, LeftOver, take_down};
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
 /// What the guest itself is told, so that it ends in order before its power is cut.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
-/// The first and the longest pause between attempts at a new link.
-const RELINK_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// The first and the longest pause between attempts at a new link, unless a new agent is seen.
+const RELINK_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+/// The longest attempt: an agent that has not answered by then has lost the question.
+const RELINK_ATTEMPT_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// A start did not come about.
 #[derive(Debug)]
@@ -161,11 +163,16 @@ pub(super) async fn resume_shut_down(host: &Host, row: &VmRow, machine: &dyn Mac
 
 /// Links to the agent of a running machine, however long that takes: while the machine lives
 /// there is hope. `None` when it has ended.
+///
+/// A guest whose agent says nothing costs next to nothing: attempts become long, and a new one
+/// begins at once when the engine sees an agent come.
 pub(super) async fn relink(host: &Host, row: &VmRow, machine: &dyn Machine) -> Option<Guest> {
     let artifacts = Artifacts::of_existing(host, row);
-    let limit = RELINK_LIMIT * host.engines.patience(row.engine);
+    let mut limit = RELINK_LIMIT * host.engines.patience(row.engine);
     let (mut pause, longest) = RELINK_PAUSE;
+    let mut signs = machine.signs();
     loop {
+        let came = signs.borrow_and_update().agent_came;
         let attempt = async {
             let guest = guest::connect(machine, limit).await?;
             start::configure(host, row, &artifacts, &guest).await?;
@@ -180,7 +187,9 @@ pub(super) async fn relink(host: &Host, row: &VmRow, machine: &dyn Machine) -> O
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = longest.min(pause * 2),
+            Ok(_) = signs.wait_for(|signs| signs.agent_came != came) => pause = RELINK_PAUSE.0,
             _ = machine.exited() => return None,
         }
+        limit = RELINK_ATTEMPT_MAX.min(limit * 2);
     }
 }

@@ -48,6 +48,8 @@ pub struct Status {
     pub pid: Option<u32>,
     /// The link to the agent, while there is one.
     pub guest: Option<Guest>,
+    /// What is wrong since its last start, although it runs or ran.
+    pub warnings: Vec<String>,
     /// The VM has no row any more.
     pub gone: bool,
 }
@@ -178,6 +180,7 @@ impl Handle {
                 Origin::Create { .. } | Origin::AtRest => None,
             },
             guest: None,
+            warnings: Vec::new(),
             gone: false,
         });
         let handle = Self {

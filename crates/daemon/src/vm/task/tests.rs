@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use banger_engine::process::ProcessId;
 use banger_engine::{
-    Activity, AgentStream, ControlError, Disk, Exit, ExitCause, Machine, MachineHandle, Place,
+    Activity, AgentStream, ControlError, Disk, DiskAccess, DiskError, Exit, ExitCause, Machine,
+    MachineHandle, Place, Signs,
 };
-use banger_proto::api::{EngineKind, SetVm};
+use banger_proto::agent::DiskRole;
+use banger_proto::api::{EngineKind, Happened, SetVm};
 use banger_proto::error::ErrorKind;
 use banger_proto::size::ByteSize;
 use futures_util::FutureExt as _;
@@ -37,6 +39,7 @@ struct Played {
     place: Place,
     watchers: AtomicU32,
     ended: watch::Sender<bool>,
+    signs: watch::Sender<Signs>,
 }
 
 impl Played {
@@ -53,6 +56,7 @@ impl Played {
             place,
             watchers: AtomicU32::new(0),
             ended: watch::Sender::new(false),
+            signs: watch::Sender::default(),
         }
     }
 }
@@ -69,6 +73,10 @@ impl Machine for Played {
 
     async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
         std::future::pending().await
+    }
+
+    fn signs(&self) -> watch::Receiver<Signs> {
+        self.signs.subscribe()
     }
 
     async fn exited(&self) -> Exit {
@@ -132,6 +140,41 @@ async fn the_end_of_a_machine_is_seen_after_its_watcher_broke_down() {
     machine.ended.send_replace(true);
     comes_to(&vm, Phase::Stopped).await;
     assert_eq!(machine.watchers.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn disks_that_fail_are_told_each_once_and_the_vm_goes_on() {
+    let home = home();
+    let host = host(home.path());
+    let row = insert(&host, Phase::Paused).await;
+    let place = host.layout(&row.id, row.slot).place;
+    let machine = Arc::new(Played::new(place));
+    let vm = Handle::spawn(host.clone(), row, Origin::Adopted(machine.clone()));
+    for (told, disk) in [(1, DiskRole::Work), (2, DiskRole::System)] {
+        let error = DiskError {
+            disk,
+            access: DiskAccess::Write,
+            reason: "No space left on device".to_owned(),
+            at: std::time::SystemTime::now(),
+        };
+        let add = |signs: &mut Signs| signs.disk_errors.push(error);
+        machine.signs.send_modify(add);
+        let mut status = vm.status.clone();
+        let warned = status.wait_for(|status| status.warnings.len() == told);
+        let status = tokio::time::timeout(std::time::Duration::from_secs(30), warned).await;
+        let status = status.expect("it is told").unwrap();
+        let begin = format!("its {} disk could not be written at ", disk.as_str());
+        assert!(status.warnings[told - 1].starts_with(&begin), "{status:?}");
+        assert_eq!(status.row.phase, Phase::Paused);
+    }
+    let mut events = host.events.follow(None).up_to_now();
+    let mut warnings = Vec::new();
+    while let Some(event) = events.next().await {
+        if let Happened::VmWarning { warning, .. } = event.what {
+            warnings.push(warning);
+        }
+    }
+    assert_eq!(warnings, vm.status().warnings);
 }
 
 #[tokio::test]

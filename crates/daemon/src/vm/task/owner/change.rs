@@ -26,6 +26,7 @@ impl Owner {
         let new = change::settings(&row, change, self.host.resources, now)?;
         let was = Settings::of(&row);
         let guest = self.status.borrow().guest.clone();
+        let guest = guest.map(|guest| guest.for_work_of(request_id.as_ref()));
         if row.phase == Phase::Running && change::needs_guest(change, &row) && guest.is_none() {
             return Err(RequestError::LinkDown);
         }

@@ -8,7 +8,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use banger_engine::{Activity, Exit, ExitCause, Machine};
+use banger_engine::{Activity, DiskError, Exit, ExitCause, Machine};
 use banger_proto::api::{Operation, OperationKind};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
@@ -103,6 +103,10 @@ enum Happening {
         epoch: u64,
         guest: Guest,
     },
+    DisksFailed {
+        epoch: u64,
+        errors: Vec<DiskError>,
+    },
     Looked {
         epoch: u64,
         look: Look,
@@ -125,6 +129,8 @@ pub(super) struct Owner {
     machine: Option<Arc<dyn Machine>>,
     /// Counts machines, so that news of an earlier one is told from news of this one.
     epoch: u64,
+    /// How many of the machine's failures with disks were told.
+    disk_errors: usize,
     /// The epoch whose link is being made anew.
     relinking: Option<u64>,
     /// Whether a signal or an order may hold the guest's CPUs.
@@ -149,6 +155,7 @@ impl Owner {
             deferred: VecDeque::new(),
             machine: None,
             epoch: 0,
+            disk_errors: 0,
             relinking: None,
             may_be_held: false,
             ended: None,
@@ -436,13 +443,23 @@ impl Owner {
             row: self.row(),
             disks,
             report: work.reporter(),
+            request_id: work.request_id(),
             cancel: work.cancelled(),
         }
     }
 
+    /// The link to the guest for what these operations do: the agent's log names the request
+    /// that began them.
+    fn guest_for(&self, works: &[Work]) -> Option<Guest> {
+        let id = works.first().and_then(Work::request_id);
+        let guest = self.status.borrow().guest.clone();
+        guest.map(|guest| guest.for_work_of(id.as_ref()))
+    }
+
     fn run_stop(&mut self, works: Vec<Work>) {
         let (host, row, machine) = (Arc::clone(&self.host), self.row(), self.machine.clone());
-        let guest = self.status.borrow().guest.clone();
+        let guest = self.guest_for(&works);
+        let request = works.first().and_then(Work::request_id);
         let held = self.may_be_held;
         let linking = self.relinking.map(|_| self.status.subscribe());
         let mark = match (self.phase(), works.first()) {
@@ -463,6 +480,7 @@ impl Owner {
                         (None, _) if held => jobs::resume_shut_down(&host, &row, &*machine).await,
                         (None, Some(status)) => {
                             let guest = jobs::soon_linked(status).await;
+                            let guest = guest.map(|guest| guest.for_work_of(request.as_ref()));
                             jobs::shut_down(&host, &row, &*machine, guest).await;
                         }
                         (guest, _) => jobs::shut_down(&host, &row, &*machine, guest).await,
@@ -525,7 +543,7 @@ impl Owner {
 
     fn run_resume(&mut self, works: Vec<Work>) {
         let (host, row, machine) = (Arc::clone(&self.host), self.row(), self.machine.clone());
-        let guest = self.status.borrow().guest.clone();
+        let guest = self.guest_for(&works);
         let hurry = CancellationToken::new();
         let told = hurry.clone();
         self.run_job(works, hurry, async move {
@@ -586,11 +604,15 @@ impl Owner {
             }
             Happening::LinkLost { epoch } if epoch == self.epoch => self.link_lost(),
             Happening::LinkUp { epoch, guest } if epoch == self.epoch => self.linked(guest),
+            Happening::DisksFailed { epoch, errors } if epoch == self.epoch => {
+                self.disks_failed(&errors).await;
+            }
             Happening::Looked { epoch, look } if epoch == self.epoch => self.looked(look).await,
             // News of a machine that is no more.
             Happening::MachineEnded { .. }
             | Happening::LinkLost { .. }
             | Happening::LinkUp { .. }
+            | Happening::DisksFailed { .. }
             | Happening::Looked { .. }
             | Happening::Nothing => {}
         }

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use banger_engine::Machine;
+use banger_engine::{DiskError, Machine};
+use banger_proto::api::Happened;
 use banger_proto::error::{ApiError, ErrorKind};
+use jiff::tz::TimeZone;
 use tokio::task::JoinError;
 use tracing::Instrument as _;
 
 use super::{Happening, Owner};
+use crate::files;
 use crate::guest::Guest;
-use crate::vm::bounded_logs;
+use crate::vm::disk_warning;
 use crate::vm::lifecycle::{Event, Phase};
 use crate::vm::task::jobs;
 
@@ -23,9 +26,14 @@ impl Owner {
         self.epoch += 1;
         self.ended = None;
         let pid = machine.handle().process.pid;
-        self.status.send_modify(|status| status.pid = Some(pid));
+        self.status.send_modify(|status| {
+            status.pid = Some(pid);
+            status.warnings.clear();
+        });
         self.machine = Some(machine);
+        self.disk_errors = 0;
         self.watch_machine(Duration::ZERO);
+        self.watch_disks(Duration::ZERO);
     }
 
     pub(super) fn let_go(&mut self) {
@@ -108,6 +116,7 @@ impl Owner {
         }
         self.epoch += 1;
         self.watch_machine(WATCH_AGAIN);
+        self.watch_disks(WATCH_AGAIN);
         let linked = self.status.borrow().guest.is_some();
         match linked {
             true => self.watch_link(WATCH_AGAIN),
@@ -120,15 +129,53 @@ impl Owner {
         let Some(machine) = self.machine.clone() else {
             return;
         };
-        let epoch = self.epoch;
+        let (epoch, host) = (self.epoch, Arc::clone(&self.host));
         self.background.spawn(async move {
             tokio::time::sleep(pause).await;
-            let exit = tokio::select! {
-                exit = machine.exited() => exit,
-                never = bounded_logs::keep_bounded(machine.place()) => match never {},
-            };
+            let kept = host.logs.keep(machine.place());
+            let exit = machine.exited().await;
+            drop(kept);
             Happening::MachineEnded { epoch, exit }
         });
+    }
+
+    /// Waits for the next failure of a disk.
+    fn watch_disks(&mut self, pause: Duration) {
+        let Some(machine) = self.machine.clone() else {
+            return;
+        };
+        let (epoch, known) = (self.epoch, self.disk_errors);
+        self.background.spawn(async move {
+            tokio::time::sleep(pause).await;
+            let mut signs = machine.signs();
+            let more = signs.wait_for(|signs| signs.disk_errors.len() > known);
+            let errors = more.await.map(|signs| signs.disk_errors[known..].to_vec());
+            match errors {
+                Ok(errors) => Happening::DisksFailed { epoch, errors },
+                // This engine notices nothing.
+                Err(_) => Happening::Nothing,
+            }
+        });
+    }
+
+    /// Tells of disks that could not be read or written. The guest was told, and goes on.
+    pub(super) async fn disks_failed(&mut self, errors: &[DiskError]) {
+        let row = self.row();
+        let directory = self.host.layout(&row.id, row.slot).directory;
+        let free = crate::blocking(move || files::free_space(&directory)).await;
+        for error in errors {
+            let warning = disk_warning::words(error, free, &TimeZone::system());
+            tracing::warn!(warning, "a disk of this VM fails");
+            self.host.events.tell(Happened::VmWarning {
+                vm: row.id.clone(),
+                vm_name: row.name.clone(),
+                warning: warning.clone(),
+            });
+            self.status
+                .send_modify(|status| status.warnings.push(warning));
+        }
+        self.disk_errors += errors.len();
+        self.watch_disks(Duration::ZERO);
     }
 
     fn watch_link(&mut self, pause: Duration) {
