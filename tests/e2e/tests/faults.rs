@@ -2,7 +2,8 @@
 //! truth, every command ends, and what was synced is there after the next start.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use banger_e2e::{Home, Output};
 
@@ -82,6 +83,215 @@ fn a_guest_whose_agent_hangs_is_not_healthy_and_its_stop_ends_in_bounded_time() 
     home.assert_no_vm_left();
 }
 
+/// Ends the guest's agent as a crash would.
+const KILL_AGENT: &str = "kill -9 $(grep -lz '^@banger-vsock-agent' /proc/[0-9]*/cmdline \
+                          | cut -d / -f 3)";
+
+/// What a guest whose agent was killed must come to, with the exec that ran at that moment.
+fn recovers_from_a_killed_agent(home: &Home, vm: &str) {
+    let ready = ["vm", "exec", vm, "--", "sh", "-c", "echo ready; sleep 600"];
+    let mut running = home.banger(ready).limit(BOUND).start();
+    running.expect_stdout("ready");
+    let begin = Instant::now();
+    script(home, vm, KILL_AGENT).exited_with(125);
+    let lost = running.wait().exited_with(125);
+    assert!(begin.elapsed() < BOUND / 2, "{:?}", begin.elapsed());
+    let lost = lost.says("ended before `sh` did");
+    lost.says("`sh` may still run there");
+
+    assert_eq!(script(home, vm, "echo back").text(), "back");
+    run(home, "health", vm).exited_with(0);
+    let shown = home.banger(["vm", "show", vm]).run();
+    let told = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let words = "the agent ended by signal 9 and was started again";
+    assert!(told.contains(words), "{told}");
+    assert!(told.contains("running"), "{told}");
+}
+
+#[test]
+fn an_agent_that_dies_is_started_again_and_what_ran_on_its_link_ends_with_an_error() {
+    let Some(home) = Home::with_vms() else { return };
+    home.banger(["vm", "create", "--name", "mortal"])
+        .run()
+        .exited_with(0);
+    recovers_from_a_killed_agent(&home, "mortal");
+
+    // Two processes that cost a guest little.
+    let resident = "for name in keeper vsock-agent; do \
+                    pid=$(grep -lz \"^@banger-$name\" /proc/[0-9]*/cmdline | cut -d / -f 3); \
+                    grep VmRSS /proc/$pid/status | tr -dc '0-9\\n'; done";
+    let told = script(&home, "mortal", resident).text();
+    let kib: Vec<u64> = told.lines().map(|line| line.parse().unwrap()).collect();
+    eprintln!("resident: {kib:?} KiB");
+    assert!(
+        kib.len() == 2 && kib.iter().sum::<u64>() < 8 << 10,
+        "{told}"
+    );
+
+    // It can still go down in order: nothing is synced here.
+    script(&home, "mortal", "echo kept >/root/kept").exited_with(0);
+    run(&home, "stop", "mortal").exited_with(0);
+    run(&home, "start", "mortal").exited_with(0);
+    assert_eq!(script(&home, "mortal", "cat /root/kept").text(), "kept");
+
+    // The next boot stays with banger's own init: the image has lost its.
+    script(&home, "mortal", "rm /sbin/init && sync").exited_with(0);
+    run(&home, "restart", "mortal").exited_with(0);
+    let comm = script(&home, "mortal", "cat /proc/1/cmdline | tr '\\0' ' '");
+    assert!(comm.text().starts_with("/init"), "PID 1 is banger's");
+    recovers_from_a_killed_agent(&home, "mortal");
+    script(&home, "mortal", "echo more >>/root/kept").exited_with(0);
+    run(&home, "stop", "mortal").exited_with(0);
+    run(&home, "start", "mortal").exited_with(0);
+    assert_eq!(
+        script(&home, "mortal", "cat /root/kept").text(),
+        "kept\nmore"
+    );
+    run(&home, "delete", "mortal").exited_with(0);
+    home.assert_no_vm_left();
+}
+
+#[test]
+fn an_agent_that_dies_while_no_daemon_runs_is_there_for_the_next_one() {
+    let Some(home) = Home::with_vms() else { return };
+    home.banger(["vm", "create", "--name", "alone"])
+        .run()
+        .exited_with(0);
+    let console = console_log(&home, "alone");
+    let kill = format!(
+        "nohup setsid sh -c \"sleep 5; {KILL_AGENT}; echo agent is killed >/dev/console\" \
+         >/dev/null 2>&1 &"
+    );
+    // Not expanded before its time.
+    let kill = kill.replace("$(", "\\$(");
+    script(&home, "alone", &kill).exited_with(0);
+    home.kill_daemon();
+    wait_for_words(&console, "agent is killed");
+
+    assert_eq!(script(&home, "alone", "echo back").text(), "back");
+    run(&home, "delete", "alone").exited_with(0);
+    home.assert_no_vm_left();
+}
+
+/// Where the console of a VM is written down.
+fn console_log(home: &Home, vm: &str) -> PathBuf {
+    let shown = home.banger(["vm", "show", vm, "--json"]).run().json();
+    let directory = home.paths().vms().join(shown["id"].as_str().unwrap());
+    directory.join("console.log")
+}
+
+/// Waits until a file that someone else writes holds these words.
+fn wait_for_words(file: &Path, words: &str) {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        let text = fs::read(file).unwrap_or_default();
+        if String::from_utf8_lossy(&text).contains(words) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no `{words}`");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_guest_whose_agent_is_gone_for_good_is_told_of_and_stops_in_bounded_time() {
+    let Some(home) = Home::with_vms() else { return };
+    home.banger(["vm", "create", "--name", "headless"])
+        .run()
+        .exited_with(0);
+    let kill_both = "kill -9 $(grep -lz '^@banger-' /proc/[0-9]*/cmdline | cut -d / -f 3)";
+    let begin = Instant::now();
+    script(&home, "headless", kill_both).exited_with(125);
+    assert!(begin.elapsed() < BOUND / 2, "{:?}", begin.elapsed());
+    let shown = home
+        .banger(["vm", "show", "headless", "--json"])
+        .run()
+        .json();
+    assert_eq!(shown["state"], "running", "{shown:#}");
+    let warnings = shown["warnings"].to_string();
+    assert!(warnings.contains("its agent does not answer"), "{warnings}");
+    run(&home, "health", "headless").exited_with(1);
+    script(&home, "headless", "true")
+        .exited_with(125)
+        .says("`banger vm stop headless` ends it in any case");
+
+    let begin = Instant::now();
+    run(&home, "stop", "headless").exited_with(0);
+    assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
+    run(&home, "start", "headless").exited_with(0);
+    script(&home, "headless", "true").exited_with(0);
+    run(&home, "delete", "headless").exited_with(0);
+    home.assert_no_vm_left();
+}
+
+#[test]
+fn a_guest_that_floods_its_console_stays_usable_and_its_log_bounded() {
+    /// Bytes beyond which a log is begun anew.
+    const BOUND_OF_LOGS: u64 = 16 << 20;
+
+    let Some(home) = Home::with_vms() else { return };
+    home.banger(["vm", "create", "--name", "noisy"])
+        .run()
+        .exited_with(0);
+    let console = console_log(&home, "noisy");
+    // The flood before, which would take long without hardware virtualisation.
+    let log = fs::OpenOptions::new().write(true).open(&console).unwrap();
+    log.set_len(BOUND_OF_LOGS - (64 << 10)).unwrap();
+    let flood = "nohup setsid sh -c 'base64 /dev/urandom >/dev/console' >/dev/null 2>&1 &";
+    script(&home, "noisy", flood).exited_with(0);
+    let deadline = Instant::now() + BOUND;
+    let kept = console.with_extension("log.1");
+    while !kept.exists() || log.metadata().unwrap().len() > BOUND_OF_LOGS {
+        assert!(Instant::now() < deadline, "{:?}", log.metadata());
+        std::thread::yield_now();
+    }
+    assert!(fs::metadata(&kept).unwrap().len() <= BOUND_OF_LOGS);
+    // It floods on.
+    assert_eq!(script(&home, "noisy", "echo usable").text(), "usable");
+    let before = log.metadata().unwrap().len();
+    while log.metadata().unwrap().len() == before {
+        assert!(Instant::now() < deadline, "the flood has ended");
+        std::thread::yield_now();
+    }
+    run(&home, "stop", "noisy").exited_with(0);
+    run(&home, "delete", "noisy").exited_with(0);
+    home.assert_no_vm_left();
+}
+
+#[test]
+fn a_guest_gets_the_time_when_the_hosts_clock_has_jumped() {
+    let Some(home) = Home::with_vms() else { return };
+    home.banger(["vm", "create", "--name", "late"])
+        .run()
+        .exited_with(0);
+    let daemon = home.daemon().unwrap();
+    // The host's clock is everybody's: the guest's is put back instead, and the daemon is told
+    // of a jump as a daemon of tests can be.
+    let now = || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.unwrap().as_secs()
+    };
+    let guests = || {
+        let told = script(&home, "late", "date +%s").text();
+        told.parse::<u64>().unwrap()
+    };
+    script(&home, "late", "date -s @1000000000").exited_with(0);
+    assert!(guests() < now() - 3600);
+    rustix::process::kill_process(daemon, rustix::process::Signal::USR1).unwrap();
+    let deadline = Instant::now() + BOUND;
+    while guests() < now() - 10 {
+        assert!(Instant::now() < deadline, "{} is not {}", guests(), now());
+    }
+    assert!(guests() <= now() + 1);
+    assert_eq!(
+        home.daemon(),
+        Some(daemon),
+        "it is the daemon that was told"
+    );
+    run(&home, "delete", "late").exited_with(0);
+    home.assert_no_vm_left();
+}
+
 #[test]
 fn a_host_without_room_costs_a_running_guest_nothing_that_was_synced() {
     let Some(home) = Home::with_vms() else { return };
@@ -109,12 +319,25 @@ fn a_host_without_room_costs_a_running_guest_nothing_that_was_synced() {
         .run()
         .json();
     assert_eq!(shown["state"], "running", "{shown:#}");
+    let warning = shown["warnings"][0].as_str().unwrap().to_owned();
+    let begin = "its work disk could not be written at ";
+    assert!(warning.starts_with(begin), "{warning}");
+    let reason = ": No space left on device; free space on the host: 0";
+    assert!(warning.contains(reason), "{warning}");
+    let told = home.banger(["vm", "show", "cramped"]).run();
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains(&warning), "{told}");
 
     fs::remove_file(&filler).unwrap();
     run(&home, "stop", "cramped").exited_with(0);
     run(&home, "start", "cramped").exited_with(0);
     let after = "cat /root/kept; echo more >/root/more; sync; cat /root/more";
     assert_eq!(script(&home, "cramped", after).text(), "kept\nmore");
+    let shown = home
+        .banger(["vm", "show", "cramped", "--json"])
+        .run()
+        .json();
+    assert!(shown["warnings"].is_null(), "{shown:#}");
     run(&home, "delete", "cramped").exited_with(0);
     home.assert_no_vm_left();
 }
@@ -123,7 +346,8 @@ fn a_host_without_room_costs_a_running_guest_nothing_that_was_synced() {
 fn a_daemon_with_few_descriptors_says_what_is_wanting_and_serves_on() {
     let Some(home) = Home::with_vms() else { return };
     let mut limited = home.command("prlimit");
-    // A daemon at rest has 17 open and 4 more for each VM; a start takes some for a while.
+    // A daemon at rest has 17 open, one more when VMs run, and 3 more for each VM; a start takes
+    // some for a while.
     limited.args(["--nofile=26:26", "--"]);
     limited.arg(home.programs().join("banger"));
     limited.args(["daemon", "start"]);
