@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::agent::{Agent, Place};
-use crate::boot::Start;
+use crate::boot::{self, Start};
 use crate::link::{self, End, Wire};
 use crate::power::Power;
 use crate::report::{BootReport, REPORT_PATH};
@@ -42,6 +42,9 @@ pub enum GuestError {
         #[source]
         source: io::Error,
     },
+    /// The vsock cannot be used.
+    #[error("could not listen on the vsock")]
+    Vsock(#[source] io::Error),
     /// Signals cannot be watched.
     #[error("could not watch signals")]
     Signals(#[source] io::Error),
@@ -93,6 +96,13 @@ pub async fn run(start: &Start, system: Option<OwnedFd>) -> Result<(), GuestErro
     }
     let power = Power::new(&boot.init, system);
     let agent = Arc::new(Agent::new(Place::Guest(power), boot));
+    match boot::link() {
+        boot::Link::Port => serve_port(start, agent).await,
+        boot::Link::Vsock => link::vsock::serve(agent).await.map_err(GuestError::Vsock),
+    }
+}
+
+async fn serve_port(start: &Start, agent: Arc<Agent>) -> Result<(), GuestError> {
     let path = find_port()?;
     let port = |source| GuestError::Port {
         path: path.clone(),

@@ -23,6 +23,9 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Which engine new VMs get.
     pub vmm: Vmm,
+    /// The Firecracker program; if absent the one in `PATH`, or the one that banger installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firecracker_bin: Option<PathBuf>,
     /// The QEMU program; looked for in `PATH` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu_bin: Option<PathBuf>,
@@ -51,6 +54,7 @@ impl Default for Config {
         Self {
             log_level: LogLevel::Info,
             vmm: Vmm::Auto,
+            firecracker_bin: None,
             qemu_bin: None,
             ssh_key_path: None,
             default_image_name: DEFAULT_IMAGE.parse().expect("the constant is a name"),
@@ -84,6 +88,7 @@ pub struct VmDefaults {
 const KEYS: &[&str] = &[
     "log_level",
     "vmm",
+    "firecracker_bin",
     "qemu_bin",
     "ssh_key_path",
     "default_image_name",
@@ -468,7 +473,7 @@ mod tests {
     #[test]
     fn every_key_is_known() {
         let config = parse(
-            "log_level = 'debug'\nvmm = 'qemu'\nqemu_bin = '/q'\nssh_key_path = '/k'\n\
+            "log_level = 'debug'\nvmm = 'qemu'\nfirecracker_bin = '/f'\nqemu_bin = '/q'\nssh_key_path = '/k'\n\
              default_image_name = 'a'\ndebian_mirror = 'http://m/debian'\n\
              auto_stop_stale_after = '90m'\nstats_poll_interval = '5s'\ncidr = '10.1.0.0/16'\n\
              [vm_defaults]\nvcpu = 2\nmemory = '1G'\ndisk_size = 2048\nsystem_size = '4GiB'\n",

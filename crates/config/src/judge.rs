@@ -19,8 +19,12 @@ pub fn judge(path: &Path, text: &str, config: &Config, host: HostResources) -> V
     };
     let table = table.get_ref();
     let mut found: Vec<(&str, String)> = Vec::new();
-    if let Some(program) = &config.qemu_bin {
-        found.extend(program_problem(program).map(|problem| ("qemu_bin", problem)));
+    for (key, program) in [
+        ("firecracker_bin", &config.firecracker_bin),
+        ("qemu_bin", &config.qemu_bin),
+    ] {
+        let problem = program.as_deref().and_then(program_problem);
+        found.extend(problem.map(|problem| (key, problem)));
     }
     if let Some(key) = &config.ssh_key_path {
         let missing = !key.is_file();

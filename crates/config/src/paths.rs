@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Longest path of a Unix socket that Linux takes, without the final NUL (unix(7)).
 pub const SOCKET_PATH_MAX: usize = 107;
 /// Room that banger's own socket names need below the runtime directory:
-/// `/vms/65535/agent.sock` and a little to spare.
+/// `/vms/65535/fc/link_1024` and a little to spare.
 const SOCKET_NAME_ROOM: usize = 28;
 
 /// banger's directories. None of them need exist.
@@ -143,6 +143,11 @@ impl Paths {
     /// One directory per VM, named by its id.
     pub fn vms(&self) -> PathBuf {
         self.state.join("vms")
+    }
+
+    /// Where banger installs a Firecracker.
+    pub fn installed_firecracker(&self) -> PathBuf {
+        self.state.join("engines/firecracker/firecracker")
     }
 
     /// Sockets of the VM in `slot`.

@@ -88,7 +88,11 @@ fn checks() -> Vec<Check> {
         }
     };
     checks.push(database(&paths));
-    checks.extend(banger_engine::checks(config.qemu_bin.as_deref()));
+    checks.extend(banger_engine::checks(
+        config.qemu_bin.as_deref(),
+        config.firecracker_bin.as_deref(),
+        Some(&paths.installed_firecracker()),
+    ));
     checks.extend(banger_image::checks(&host::store_config(
         &paths,
         &config,

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use banger_config::file::Vmm;
-use banger_engine::{Engine, Fake, Place, Qemu, QemuMissing, ReleaseError};
+use banger_engine::{
+    Engine, Fake, Firecracker, FirecrackerUnusable, Place, Qemu, QemuMissing, ReleaseError,
+};
 use banger_proto::api::EngineKind;
 
 /// How much slower a guest without hardware virtualisation may be.
@@ -16,9 +18,9 @@ pub enum EngineUnavailable {
     /// QEMU cannot be used.
     #[error("QEMU is not usable")]
     Qemu(#[from] QemuMissing),
-    /// This build has no driver for it.
-    #[error("this version of banger has no driver for the engine `{0}`")]
-    NotBuilt(EngineKind),
+    /// Firecracker cannot be used.
+    #[error("Firecracker is not usable")]
+    Firecracker(#[from] FirecrackerUnusable),
     /// The fake engine outside of tests.
     #[error("the engine `fake` is for tests only")]
     OnlyForTests,
@@ -29,12 +31,35 @@ impl EngineUnavailable {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Qemu(error) => Some(error.fix().to_owned()),
-            Self::NotBuilt(_) => {
-                Some("use `--engine qemu`, or leave the choice to banger".to_owned())
-            }
+            Self::Firecracker(error) => Some(format!(
+                "{}; or use `--engine qemu`, or leave the choice to banger",
+                error.fix()
+            )),
             Self::OnlyForTests => None,
         }
     }
+}
+
+/// Which engine a VM gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// This one.
+    pub kind: EngineKind,
+    /// Why not a better one, where nobody asked for this one.
+    pub because: Option<String>,
+}
+
+/// Where the engines' programs are, as far as that is known.
+#[derive(Clone, Debug, Default)]
+pub struct Programs {
+    /// The config's QEMU.
+    pub qemu: Option<PathBuf>,
+    /// The config's Firecracker.
+    pub firecracker: Option<PathBuf>,
+    /// Where banger installs a Firecracker.
+    pub installed_firecracker: Option<PathBuf>,
+    /// The guest agent, which is what the fake engine runs.
+    pub agent: PathBuf,
 }
 
 /// The host's engines, each looked for when it is first needed: asking QEMU for its version
@@ -42,35 +67,57 @@ impl EngineUnavailable {
 #[derive(Debug)]
 pub struct Engines {
     preferred: Vmm,
-    qemu_bin: Option<PathBuf>,
+    programs: Programs,
     qemu: OnceLock<Arc<Qemu>>,
+    firecracker: OnceLock<Arc<Firecracker>>,
     fake: Arc<Fake>,
     fake_allowed: bool,
 }
 
 impl Engines {
-    /// No engine is looked for yet. `agent` is what the fake engine runs.
-    pub fn new(
-        preferred: Vmm,
-        qemu_bin: Option<PathBuf>,
-        agent: PathBuf,
-        fake_allowed: bool,
-    ) -> Self {
+    /// No engine is looked for yet.
+    pub fn new(preferred: Vmm, programs: Programs, fake_allowed: bool) -> Self {
         Self {
             preferred,
-            qemu_bin,
             qemu: OnceLock::new(),
-            fake: Arc::new(Fake::new(agent)),
+            firecracker: OnceLock::new(),
+            fake: Arc::new(Fake::new(programs.agent.clone())),
+            programs,
             fake_allowed,
         }
     }
 
     /// The engine of a new VM: the one that is asked for, else the config's, else the best of
-    /// this host.
-    pub fn choose(&self, asked: Option<EngineKind>) -> EngineKind {
-        asked
-            .or(self.preferred.engine())
-            .unwrap_or(EngineKind::Qemu)
+    /// this host: Firecracker where it can be used.
+    pub async fn choose(&self, asked: Option<EngineKind>) -> Choice {
+        let choice = |kind, because| Choice { kind, because };
+        if let Some(kind) = asked.or(self.preferred.engine()) {
+            return choice(kind, None);
+        }
+        match self.firecracker().await {
+            Ok(_) => choice(EngineKind::Firecracker, None),
+            // QEMU says the same of KVM.
+            Err(FirecrackerUnusable::Kvm(_)) => choice(EngineKind::Qemu, None),
+            Err(FirecrackerUnusable::Missing(missing)) => {
+                let because = format!("not Firecracker: {missing}");
+                choice(EngineKind::Qemu, Some(because))
+            }
+        }
+    }
+
+    async fn firecracker(&self) -> Result<Arc<Firecracker>, FirecrackerUnusable> {
+        if let Some(firecracker) = self.firecracker.get() {
+            return Ok(Arc::clone(firecracker));
+        }
+        let Programs {
+            firecracker,
+            installed_firecracker,
+            ..
+        } = self.programs.clone();
+        let find =
+            move || Firecracker::find(firecracker.as_deref(), installed_firecracker.as_deref());
+        let found = crate::blocking(find).await?;
+        Ok(Arc::clone(self.firecracker.get_or_init(|| Arc::new(found))))
     }
 
     /// The engine of this kind.
@@ -83,11 +130,11 @@ impl Engines {
                 if let Some(qemu) = self.qemu.get() {
                     return Ok(Arc::clone(qemu) as Arc<dyn Engine>);
                 }
-                let chosen = self.qemu_bin.clone();
+                let chosen = self.programs.qemu.clone();
                 let found = crate::blocking(move || Qemu::find(chosen.as_deref())).await?;
                 Ok(Arc::clone(self.qemu.get_or_init(|| Arc::new(found))) as Arc<dyn Engine>)
             }
-            EngineKind::Firecracker => Err(EngineUnavailable::NotBuilt(kind)),
+            EngineKind::Firecracker => Ok(self.firecracker().await? as Arc<dyn Engine>),
             EngineKind::Fake if self.fake_allowed => Ok(Arc::clone(&self.fake) as Arc<dyn Engine>),
             EngineKind::Fake => Err(EngineUnavailable::OnlyForTests),
         }
@@ -97,8 +144,10 @@ impl Engines {
     pub fn patience(&self, kind: EngineKind) -> u32 {
         match kind {
             EngineKind::Fake => 1,
-            EngineKind::Qemu | EngineKind::Firecracker => {
-                self.qemu.get().map_or(SLOWEST, |qemu| qemu.patience())
+            EngineKind::Qemu => self.qemu.get().map_or(SLOWEST, |qemu| qemu.patience()),
+            EngineKind::Firecracker => {
+                let firecracker = self.firecracker.get();
+                firecracker.map_or(SLOWEST, |firecracker| firecracker.patience())
             }
         }
     }

@@ -205,7 +205,8 @@ impl Fleet {
         };
         let could_not = |kind| ApiError::new(kind, format!("could not create {name_in_words}"));
         let starts = !request.no_start;
-        let mut row = self.row_of(request).map_err(|problem| {
+        let choice = self.host.engines.choose(request.engine).await;
+        let mut row = self.row_of(request, choice.kind).map_err(|problem| {
             let mut error = could_not(ErrorKind::Invalid);
             error.causes.push(problem);
             error
@@ -220,7 +221,10 @@ impl Fleet {
             api.hint = error.hint();
             api
         })?;
-        row.engine_reason = engine.reason();
+        row.engine_reason = match choice.because {
+            Some(because) => format!("{}; {because}", engine.reason()),
+            None => engine.reason(),
+        };
         if starts && let Some(missing) = self.missing_of_host(row.engine, row.nat).await {
             let mut error = could_not(ErrorKind::Precondition);
             error.causes.push(missing.detail);
@@ -274,7 +278,7 @@ impl Fleet {
     }
 
     /// The row of a VM to be, or what is wrong with the request.
-    fn row_of(&self, request: CreateVm) -> Result<VmRow, String> {
+    fn row_of(&self, request: CreateVm, engine: EngineKind) -> Result<VmRow, String> {
         let defaults = &self.host.defaults;
         let now = jiff::Timestamp::now();
         let ttl = request.ttl_s.map(|ttl_s| bounds::expiry(now, ttl_s));
@@ -293,7 +297,7 @@ impl Fleet {
             memory: request.memory.unwrap_or(defaults.memory.value),
             disk_size: request.disk_size.unwrap_or(defaults.disk_size.value),
             system_size: request.system_size.unwrap_or(defaults.system_size.value),
-            engine: self.host.engines.choose(request.engine),
+            engine,
             engine_reason: String::new(),
             nat: request.nat.unwrap_or(true),
             labels: request.labels,

@@ -14,7 +14,7 @@ use banger_net::{InvalidConfig, Network, NetworkConfig};
 use banger_proto::id::{InstanceId, VmId};
 
 use crate::clock::Clock;
-use crate::engines::Engines;
+use crate::engines::{Engines, Programs};
 use crate::events::Events;
 use crate::faults::Faults;
 use crate::files::{self, FileError};
@@ -160,8 +160,12 @@ impl Host {
         } = surroundings;
         let engines = Engines::new(
             config.vmm,
-            config.qemu_bin.clone(),
-            agent.clone(),
+            Programs {
+                qemu: config.qemu_bin.clone(),
+                firecracker: config.firecracker_bin.clone(),
+                installed_firecracker: Some(paths.installed_firecracker()),
+                agent: agent.clone(),
+            },
             fake_allowed,
         );
         let resources = HostResources::read();

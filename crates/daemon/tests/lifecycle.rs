@@ -192,7 +192,7 @@ async fn what_makes_no_sense_is_refused_before_anything_is_made() {
                 ..small("x")
             },
             ErrorKind::Precondition,
-            "no driver",
+            "Firecracker is not usable",
         ),
         (
             CreateVm {

@@ -5,11 +5,16 @@ use std::path::Path;
 
 use banger_proto::doctor::Check;
 
-use crate::{Qemu, probe};
+use crate::{Firecracker, FirecrackerMissing, FirecrackerUnusable, Qemu, probe};
 
-/// Checks for QEMU (at `qemu_bin`, or in `PATH`) and for KVM. Blocks for tens of
+/// Checks for QEMU (at `qemu_bin`, or in `PATH`), for KVM, and where that is usable for
+/// Firecracker (at `firecracker_bin`, or in `PATH`, or at `installed`). Blocks for tens of
 /// milliseconds.
-pub fn checks(qemu_bin: Option<&Path>) -> Vec<Check> {
+pub fn checks(
+    qemu_bin: Option<&Path>,
+    firecracker_bin: Option<&Path>,
+    installed: Option<&Path>,
+) -> Vec<Check> {
     let qemu = match Qemu::find(qemu_bin) {
         Ok(qemu) => Check::pass("engine.qemu", "QEMU", qemu.summary()),
         Err(error) => Check::fail("engine.qemu", "QEMU", with_causes(&error), error.fix()),
@@ -30,7 +35,27 @@ pub fn checks(qemu_bin: Option<&Path>) -> Vec<Check> {
             error.fix(),
         ),
     };
-    vec![qemu, kvm]
+    let firecracker = firecracker(Firecracker::find(firecracker_bin, installed));
+    vec![qemu, kvm, firecracker]
+}
+
+fn firecracker(found: Result<Firecracker, FirecrackerUnusable>) -> Check {
+    const ID: &str = "engine.firecracker";
+    const TITLE: &str = "Firecracker";
+    match found {
+        Ok(firecracker) => Check::pass(ID, TITLE, firecracker.summary()),
+        // Without KVM it is not missed, and the check before has said so.
+        Err(FirecrackerUnusable::Kvm(_)) => {
+            Check::pass(ID, TITLE, "not used: it runs VMs with KVM only")
+        }
+        Err(error @ FirecrackerUnusable::Missing(FirecrackerMissing::NotFound)) => Check::warn(
+            ID,
+            TITLE,
+            format!("{}; VMs run in QEMU", with_causes(&error)),
+            error.fix(),
+        ),
+        Err(error) => Check::warn(ID, TITLE, with_causes(&error), error.fix()),
+    }
 }
 
 /// An error and all below it, in one line.
@@ -51,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_qemu_that_is_not_there_fails_with_its_fix() {
-        let checks = checks(Some(Path::new("/nonexistent/qemu")));
+        let checks = checks(Some(Path::new("/nonexistent/qemu")), None, None);
         assert_eq!(checks[0].status, CheckStatus::Fail);
         insta::assert_snapshot!(
             checks[0].detail,

@@ -4,10 +4,8 @@
 //! that everything above can be tested fast. It isolates nothing: for tests only.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,16 +13,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use banger_proto::api::EngineKind;
 use banger_proto::size::ByteSize;
-use rustix::fs::inotify;
 use rustix::process::Signal;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
+use crate::birth::Birth;
 use crate::machine::refuse_to_shrink;
 use crate::process::{Detached, Ended, Process, ProcessFailure};
 use crate::{
     Access, Activity, AgentStream, ControlError, Disk, Engine, Exit, ExitCause, LaunchError,
-    Machine, MachineHandle, MachineSpec, Place, files, reactor, release, tail,
+    Machine, MachineHandle, MachineSpec, Place, files, release, tail,
 };
 
 /// How long the agent may take until it listens.
@@ -65,7 +62,10 @@ impl Fake {
             arguments: vec!["serve".into(), "--unix".into(), place.agent_socket().into()],
             mark: place.mark(),
             inherited: Vec::new(),
+            output: None,
             log: files::log(&place.engine_log())?,
+            directory: None,
+            space: None,
             identity: None,
         };
         detached.spawn().map_err(|source| LaunchError::Spawn {
@@ -256,41 +256,6 @@ impl Machine for FakeMachine {
             Ok(true) => Ok(Activity::Paused),
             Ok(false) => Ok(Activity::Running),
             Err(_) => Err(ControlError::Ended),
-        }
-    }
-}
-
-/// The moment at which a file appears.
-struct Birth {
-    path: PathBuf,
-    events: AsyncFd<OwnedFd>,
-}
-
-impl Birth {
-    /// Watches for `path` from now on. Its directory exists.
-    fn watch(path: &Path) -> io::Result<Self> {
-        let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-        inotify::add_watch(&events, directory, flags)?;
-        Ok(Self {
-            path: path.to_owned(),
-            events: reactor::readable(events)?,
-        })
-    }
-
-    /// Returns when the file is there. Cancel-safe.
-    async fn happened(&self) -> io::Result<()> {
-        loop {
-            if self.path.symlink_metadata().is_ok() {
-                return Ok(());
-            }
-            let mut ready = self.events.readable().await?;
-            // Only that something happened matters; the path tells what.
-            let mut buffer = [MaybeUninit::uninit(); 1024];
-            let mut events = inotify::Reader::new(self.events.get_ref(), &mut buffer);
-            while events.next().is_ok() {}
-            ready.clear_ready();
         }
     }
 }

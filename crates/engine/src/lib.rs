@@ -2,6 +2,7 @@
 //! [`adopt`] and [`release`] need no engine, so that they work when it is not to be had. What is
 //! particular to one engine stays in its module.
 //!
+//! - [`Firecracker`]: where KVM is usable ([`probe`]) and the program is there;
 //! - [`Qemu`]: `qemu-system-x86_64`, with KVM where it is usable ([`probe`]) and software
 //!   emulation elsewhere;
 //! - [`Fake`]: no VM at all, the guest agent as an ordinary process, for tests.
@@ -10,9 +11,11 @@
 //! needs no memory of the launch.
 
 mod adopt;
+mod birth;
 mod checks;
 mod fake;
 mod files;
+mod firecracker;
 mod machine;
 mod place;
 mod qemu;
@@ -29,6 +32,7 @@ pub mod process;
 pub use adopt::adopt;
 pub use checks::checks;
 pub use fake::Fake;
+pub use firecracker::{Firecracker, FirecrackerMissing, FirecrackerUnusable};
 pub use machine::{
     Activity, AdoptError, AgentStream, ControlError, Engine, Exit, ExitCause, LaunchError, Machine,
     MachineHandle, ReleaseError,

@@ -211,6 +211,13 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+    /// The network of its tap cannot be entered.
+    #[error("could not find the network of the VM's tap")]
+    Network {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The engine's process cannot be started.
     #[error("could not start `{}`", program.display())]
     Spawn {
@@ -243,9 +250,9 @@ pub enum AdoptError {
         /// The process.
         pid: u32,
     },
-    /// This build has no driver for the engine that runs it.
-    #[error("this version of banger has no driver for the engine `{0}`")]
-    NotBuilt(EngineKind),
+    /// The socket at which its agent knocks cannot be made anew.
+    #[error("could not listen for the machine's agent")]
+    Knock(#[source] io::Error),
 }
 
 /// What a release has left over.

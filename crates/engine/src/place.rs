@@ -4,7 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use banger_proto::agent::VSOCK_PORT;
 use banger_proto::id::{InstanceId, VmId};
+
+use crate::firecracker;
 
 /// Where the machine of one VM lives on the host. Every path follows from these fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,28 @@ impl Place {
     /// The socket on which the engine takes orders, where it has one.
     pub fn control_socket(&self) -> PathBuf {
         self.runtime_dir.join("control.sock")
+    }
+
+    /// The directory that a Firecracker works in, among the sockets.
+    pub(crate) fn machine_dir(&self) -> PathBuf {
+        self.runtime_dir.join("fc")
+    }
+
+    /// The socket of a Firecracker's API.
+    pub(crate) fn api_socket(&self) -> PathBuf {
+        self.machine_dir().join(firecracker::API)
+    }
+
+    /// The socket behind which the vsock of a Firecracker's guest is.
+    pub(crate) fn vsock(&self) -> PathBuf {
+        self.machine_dir().join(firecracker::LINK)
+    }
+
+    /// The socket at which the guest agent knocks: where Firecracker connects to when its
+    /// guest connects to a port of the host.
+    pub(crate) fn knock(&self) -> PathBuf {
+        self.machine_dir()
+            .join(format!("{}_{VSOCK_PORT}", firecracker::LINK))
     }
 
     /// What the guest's kernel and init print.

@@ -123,12 +123,25 @@ fn made(fd: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// Whether this host is itself a virtual machine, whose guests are several times slower.
+pub(crate) fn is_virtual() -> bool {
+    shows(
+        &fs::read_to_string("/proc/cpuinfo").unwrap_or_default(),
+        &["hypervisor"],
+    )
+}
+
 fn shows_virtualisation(cpuinfo: &str) -> bool {
+    shows(cpuinfo, &["vmx", "svm"])
+}
+
+/// Whether the CPUs have one of these flags.
+fn shows(cpuinfo: &str, wanted: &[&str]) -> bool {
     cpuinfo
         .lines()
         .filter(|line| line.starts_with("flags"))
         .flat_map(str::split_ascii_whitespace)
-        .any(|flag| flag == "vmx" || flag == "svm")
+        .any(|flag| wanted.contains(&flag))
 }
 
 #[cfg(test)]

@@ -41,7 +41,13 @@ pub async fn release_seen(place: &Place, look: &Look) -> Result<(), ReleaseError
             None => ReleaseError::Processes(source),
         })?;
     }
-    for path in [place.agent_socket(), place.control_socket()] {
+    for path in [
+        place.agent_socket(),
+        place.control_socket(),
+        place.api_socket(),
+        place.vsock(),
+        place.knock(),
+    ] {
         socket::remove(&path).map_err(|source| ReleaseError::Socket { path, source })?;
     }
     Ok(())

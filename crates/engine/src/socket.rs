@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::Uid;
 use tokio::net::UnixStream;
 
 use crate::AgentStream;
@@ -38,6 +39,15 @@ pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, 16)?;
     Ok(socket)
+}
+
+/// Gives a socket to a user, who then may connect to it. A link in its place is not followed.
+///
+/// # Errors
+/// Only root gives something away.
+pub(crate) fn give(path: &Path, to: Uid) -> io::Result<()> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    Ok(rustix::fs::chownat(CWD, path, Some(to), None, flags)?)
 }
 
 /// Removes a socket; succeeds when there is none.

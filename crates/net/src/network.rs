@@ -302,6 +302,11 @@ impl Network {
         let Some((answer, tap)) = talk(channel.receive().await)?.flatten() else {
             return Ok(Outcome::NoHolder);
         };
+        if tap.is_some() {
+            // The holder hangs up when it has closed its own descriptor of the tap. From then
+            // on this one alone uses the device: an engine can open it once this one is closed.
+            let _ = channel.receive().await;
+        }
         Ok(Outcome::Answered {
             answer: decode(&answer).map_err(ControlError::Protocol)?,
             tap,

@@ -46,6 +46,9 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 pub const FILE_KIND_HEADER: &str = "x-banger-file-kind";
 /// Name of the virtio-serial port of the agent link, below `/dev/virtio-ports`.
 pub const SERIAL_PORT: &str = "banger.agent";
+/// The port of the guest's vsock on which the agent listens, and the host's port at which it
+/// knocks once it does so: it connects and hangs up.
+pub const VSOCK_PORT: u32 = 1024;
 
 /// Parameters of the kernel command line that the agent reads as init.
 ///
@@ -57,6 +60,9 @@ pub mod cmdline {
     pub const DISKS: &str = "banger.disks";
     /// `banger.mtu=1400`: the NIC's MTU.
     pub const MTU: &str = "banger.mtu";
+    /// `banger.link=vsock`: the agent serves its port of the vsock ([`super::VSOCK_PORT`])
+    /// rather than the virtio-serial port.
+    pub const LINK: &str = "banger.link";
     /// `banger.init=none`: stay PID 1 even where the image has an init.
     pub const INIT: &str = "banger.init";
 }

@@ -13,6 +13,17 @@ pub(super) struct CommandLine {
     pub mtu: Option<u32>,
     /// Stay PID 1.
     pub stay: bool,
+    pub link: Link,
+}
+
+/// What the host is behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum Link {
+    /// A virtio-serial port.
+    #[default]
+    Port,
+    /// The vsock.
+    Vsock,
 }
 
 /// The kernel's `ip=`.
@@ -53,6 +64,7 @@ impl CommandLine {
                     let mtu = value.parse();
                     parsed.mtu = Some(mtu.map_err(|_| InvalidCommandLine::Mtu(value.to_owned()))?);
                 }
+                cmdline::LINK if value == "vsock" => parsed.link = Link::Vsock,
                 cmdline::INIT => parsed.stay = value == "none",
                 "ip" => parsed.interface = interface(value)?,
                 _ => {}
@@ -115,9 +127,10 @@ mod tests {
         let line = CommandLine::parse(
             "console=ttyS0 quiet banger.disks=base,system,work banger.mtu=1400 \
              ip=172.16.0.9::172.16.0.1:255.255.255.0:calm-otter:eth0:off:172.16.0.1 \
-             banger.init=none\n",
+             banger.init=none banger.link=vsock\n",
         )
         .unwrap();
+        assert_eq!(line.link, Link::Vsock);
         assert_eq!(line.device(DiskRole::Base).as_deref(), Some("/dev/vda"));
         assert_eq!(line.device(DiskRole::Work).as_deref(), Some("/dev/vdc"));
         assert_eq!(line.device(DiskRole::Modules), None);

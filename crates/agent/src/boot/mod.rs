@@ -35,6 +35,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use crate::grow;
 use crate::report::{BootReport, REPORT_PATH};
 use cmdline::CommandLine;
+pub(crate) use cmdline::Link;
 pub use init::{Init, Request, detect};
 use keep::Keeper;
 pub use keep::{Start, keep};
@@ -175,6 +176,12 @@ fn boot() -> Result<Infallible, BootError> {
 /// Has a file system use all of its disk, which may have become larger while the guest was down.
 fn grow(device: &str, root: &impl AsFd) -> Result<(), BootError> {
     Ok(grow::to_device(device, root)?)
+}
+
+/// What the host is behind.
+pub(crate) fn link() -> Link {
+    let text = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    CommandLine::parse(&text).unwrap_or_default().link
 }
 
 /// The device of a disk of this machine.

@@ -6,11 +6,12 @@
 //! serve     HTTP/2 connections one after another on one wire
 //! ```
 //!
-//! Firecracker's vsock gives one connected socket per connection of the daemon: it takes the
-//! same road as the Unix socket of [`crate::serve`], with another listener.
+//! A vsock gives one connected socket per connection of the daemon: it takes the same road as
+//! the Unix socket of [`crate::serve`], with another listener ([`vsock`]).
 
 mod opening;
 mod serve;
+pub mod vsock;
 mod wire;
 
 pub use opening::{break_off, open};

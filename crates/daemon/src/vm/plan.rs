@@ -9,6 +9,7 @@ use banger_config::Paths;
 use banger_engine::{Access, Disk, Place};
 use banger_net::plan::Plan as NetworkPlan;
 use banger_proto::agent::{DiskRole, cmdline};
+use banger_proto::api::EngineKind;
 use banger_proto::id::{InstanceId, VmId};
 use banger_proto::name::VmName;
 
@@ -18,6 +19,11 @@ use banger_proto::name::VmName;
 /// reboot); `net.ifnames=0` keeps the NIC's name `eth0` under any init; `cryptomgr.notests`
 /// leaves out self-tests that take half a second of an emulated boot.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 cryptomgr.notests";
+/// What Firecracker's machines need besides what it adds itself. A restart goes by the keyboard
+/// controller, the only way that Firecracker sees; they have no mouse and one serial port, and
+/// looking for more takes a while. The agent's link is the vsock.
+const FIRECRACKER_PARAMETERS: &str = "reboot=k i8042.noaux i8042.nomux \
+                                      i8042.dumbkbd 8250.nr_uarts=1 banger.link=vsock";
 /// The guest's NIC.
 const GUEST_NIC: &str = "eth0";
 
@@ -107,9 +113,18 @@ pub fn own_disk(layout: &Layout, role: DiskRole) -> Disk {
 }
 
 /// The kernel's command line. It carries no secrets: every process of the guest can read it.
-pub fn kernel_command_line(name: &VmName, disks: &[Disk], network: Option<&NetworkPlan>) -> String {
+pub fn kernel_command_line(
+    engine: EngineKind,
+    name: &VmName,
+    disks: &[Disk],
+    network: Option<&NetworkPlan>,
+) -> String {
     let roles: Vec<&str> = disks.iter().map(|disk| disk.role.as_str()).collect();
     let mut line = format!("{KERNEL_PARAMETERS} {}={}", cmdline::DISKS, roles.join(","));
+    if engine == EngineKind::Firecracker {
+        line.push(' ');
+        line.push_str(FIRECRACKER_PARAMETERS);
+    }
     if let Some(network) = network {
         // Documentation/admin-guide/nfs/nfsroot.rst:
         // ip=<client>:<server>:<gateway>:<netmask>:<hostname>:<device>:<autoconf>:<dns0>
@@ -173,8 +188,9 @@ mod tests {
         let disks = disks(&layout, &boot);
         let name: VmName = "calm-otter".parse().unwrap();
         insta::assert_debug_snapshot!((
-            kernel_command_line(&name, &disks, Some(&network)),
-            kernel_command_line(&name, &disks, None),
+            kernel_command_line(EngineKind::Qemu, &name, &disks, Some(&network)),
+            kernel_command_line(EngineKind::Qemu, &name, &disks, None),
+            kernel_command_line(EngineKind::Firecracker, &name, &disks, None),
             &disks,
         ));
     }

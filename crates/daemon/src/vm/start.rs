@@ -311,7 +311,12 @@ impl Start {
         let disks = plan::disks(&layout, &boot);
         let network_plan = network.as_ref().map(|network| &network.plan);
         let spec = MachineSpec {
-            cmdline: plan::kernel_command_line(&self.row.name, &disks, network_plan),
+            cmdline: plan::kernel_command_line(
+                self.row.engine,
+                &self.row.name,
+                &disks,
+                network_plan,
+            ),
             name: self.row.name.clone(),
             vcpu: self.row.vcpu,
             memory: self.row.memory,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use rustix::process::{Resource, Rlimit};
 
 use crate::Mark;
-use crate::process::{Identity, Process};
+use crate::process::{Identity, Process, Space};
 
 /// Most descriptors that an engine may have open.
 const OPEN_FILES: u64 = 4096;
@@ -24,8 +24,14 @@ pub(crate) struct Detached {
     pub mark: Mark,
     /// Descriptors that the process inherits, under the numbers that they have here.
     pub inherited: Vec<OwnedFd>,
+    /// Where its output goes, if not to the log.
+    pub output: Option<File>,
     /// Where its output and its errors go.
     pub log: File,
+    /// Its working directory, if not the root.
+    pub directory: Option<OwnedFd>,
+    /// The namespaces that it enters; `None`: it stays in this process's.
+    pub space: Option<Space>,
     /// Whom it becomes; `None`: nobody else.
     pub identity: Option<Identity>,
 }
@@ -38,7 +44,11 @@ impl Detached {
     /// The program cannot be executed, or the system refuses one of the measures.
     pub(crate) fn spawn(self) -> io::Result<Process> {
         let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
-        let identity = self.identity;
+        let (space, directory, identity) = (self.space, self.directory, self.identity);
+        let output = match self.output {
+            Some(output) => output,
+            None => self.log.try_clone()?,
+        };
         let mut command = banger_process::command(&self.program);
         banger_process::detach(&mut command)
             .args(&self.arguments)
@@ -46,18 +56,32 @@ impl Detached {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("LC_ALL", "C.UTF-8")
             .env(Mark::VARIABLE, self.mark.to_string())
-            .stdout(self.log.try_clone()?)
+            .stdout(output)
             .stderr(self.log);
         // SAFETY: between fork and exec only async-signal-safe calls are allowed. `confine`
         // makes system calls and nothing else; it does not allocate, not even on failure.
-        unsafe { command.pre_exec(move || confine(&inherited, identity.as_ref())) };
+        unsafe {
+            command.pre_exec(move || {
+                confine(
+                    &inherited,
+                    directory.as_ref(),
+                    space.as_ref(),
+                    identity.as_ref(),
+                )
+            })
+        };
         let child = command.spawn()?;
         Process::child(child.id())
     }
 }
 
 /// Runs in the child, after it is cut loose.
-fn confine(inherited: &[RawFd], identity: Option<&Identity>) -> io::Result<()> {
+fn confine(
+    inherited: &[RawFd],
+    directory: Option<&OwnedFd>,
+    space: Option<&Space>,
+    identity: Option<&Identity>,
+) -> io::Result<()> {
     for fd in inherited {
         // SAFETY: the parent holds the descriptor open for as long as it spawns.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
@@ -65,6 +89,13 @@ fn confine(inherited: &[RawFd], identity: Option<&Identity>) -> io::Result<()> {
     }
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, OPEN_FILES)?;
+    if let Some(directory) = directory {
+        // While this process may still go there by right of its user.
+        rustix::process::fchdir(directory)?;
+    }
+    if let Some(space) = space {
+        space.enter()?;
+    }
     if let Some(identity) = identity {
         rustix::thread::set_thread_groups(&identity.groups)?;
         rustix::thread::set_thread_res_gid(identity.gid, identity.gid, identity.gid)?;

@@ -559,7 +559,10 @@ mod tests {
                 .into(),
             mark: place.mark(),
             inherited: Vec::new(),
+            output: None,
             log: fs::File::create(place.engine_log()).unwrap(),
+            directory: None,
+            space: None,
             identity: Some(identity),
         }
         .spawn()

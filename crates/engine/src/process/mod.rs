@@ -10,6 +10,7 @@ mod identity;
 mod look;
 mod marked;
 mod running;
+mod space;
 
 pub use banger_process::ProcessFailure;
 pub use look::{Look, Presence};
@@ -18,3 +19,4 @@ pub use running::{Ended, Process, ProcessId};
 
 pub(crate) use detached::Detached;
 pub(crate) use identity::Identity;
+pub(crate) use space::{Space, give_tap, name_of_tap};

@@ -95,7 +95,10 @@ impl Qemu {
             arguments: argv(&plan),
             mark: spec.place.mark(),
             inherited: inherited.0,
+            output: None,
             log: files::log(&spec.place.engine_log())?,
+            directory: None,
+            space: None,
             identity,
         };
         detached.spawn().map_err(|source| LaunchError::Spawn {

@@ -386,6 +386,9 @@ impl Reply {
         let answer = encode(&self.answer);
         let tap = self.tap.as_ref().map(AsFd::as_fd);
         let _ = timeout(CLIENT_MAX, channel.send(&answer, tap)).await;
+        // Before the connection: its end tells that the tap is closed here.
+        drop(self.tap);
+        drop(channel);
     }
 }
 

@@ -1,0 +1,161 @@
+//! The byte stream to the guest agent over Firecracker's vsock.
+//!
+//! ```text
+//! host -> guest  connect to `link`, say CONNECT <port>, hear OK <port>      (docs/vsock.md)
+//! guest -> host  the guest connects to port P of the host: Firecracker connects to `link_P`
+//! ```
+//!
+//! A port on which nobody listens hangs up. So that nobody has to try again and again, the
+//! agent knocks once it listens: it connects to the host and says nothing. Whoever finds no
+//! agent waits for the knock.
+
+use std::io;
+use std::path::Path;
+
+use banger_proto::agent::VSOCK_PORT;
+use rustix::process::Uid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
+
+use crate::socket;
+
+/// Longest line that Firecracker answers with.
+const ANSWER_MAX: usize = 32;
+
+/// Where the agent knocks. Whoever waits holds it alone.
+#[derive(Debug)]
+pub(super) struct Door(Mutex<UnixListener>);
+
+impl Door {
+    /// Listens at `path`, in place of whoever did so before, for an engine of the user `engine`
+    /// if it is not this one.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub(super) fn open(path: &Path, engine: Option<Uid>) -> io::Result<Self> {
+        socket::remove(path)?;
+        let listener = socket::listen(path)?;
+        if let Some(engine) = engine {
+            socket::give(path, engine)?;
+        }
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        listener.set_nonblocking(true)?;
+        Ok(Self(Mutex::new(UnixListener::from_std(listener)?)))
+    }
+
+    /// Returns a stream to the agent, once there is an agent. Cancel-safe: a knock that was
+    /// taken in vain is followed by another look.
+    ///
+    /// # Errors
+    /// Firecracker is gone, or the door cannot be watched.
+    pub(super) async fn reach_agent(&self, link: &Path) -> io::Result<UnixStream> {
+        let door = self.0.lock().await;
+        loop {
+            if let Some(stream) = dial(link).await? {
+                return Ok(stream);
+            }
+            door.accept().await?;
+        }
+    }
+}
+
+/// Connects to the agent's port. `None`: nobody listens there.
+async fn dial(link: &Path) -> io::Result<Option<UnixStream>> {
+    let mut stream = UnixStream::connect(link).await?;
+    let request = format!("CONNECT {VSOCK_PORT}\n");
+    match stream.write_all(request.as_bytes()).await {
+        Ok(()) => {}
+        Err(error) if is_hang_up(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    // Byte by byte: what follows the line is the agent's.
+    let mut line = Vec::new();
+    while line.len() < ANSWER_MAX {
+        match stream.read_u8().await {
+            Ok(b'\n') if line.starts_with(b"OK ") => return Ok(Some(stream)),
+            Ok(byte) => line.push(byte),
+            Err(error) if is_hang_up(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "Firecracker's vsock gave a malformed answer",
+    ))
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Answers one request for a connection as Firecracker does.
+    async fn answer(vsock: &UnixListener, answer: Option<&str>) -> UnixStream {
+        let (mut stream, _) = vsock.accept().await.unwrap();
+        let mut request = [0; 13];
+        stream.read_exact(&mut request).await.unwrap();
+        assert_eq!(&request, b"CONNECT 1024\n");
+        if let Some(answer) = answer {
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        stream
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_not_up_is_waited_for_until_it_knocks() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let vsock = UnixListener::bind(at("link")).unwrap();
+        let door = Door::open(&at("link_1024"), None).unwrap();
+        let guest = async {
+            drop(answer(&vsock, None).await);
+            drop(UnixStream::connect(at("link_1024")).await.unwrap());
+            answer(&vsock, Some("OK 1073741824\nhello")).await
+        };
+        let link = at("link");
+        let both = async { tokio::join!(door.reach_agent(&link), guest) };
+        let (stream, _guest) = tokio::time::timeout(LIMIT, both).await.unwrap();
+        let mut bytes = [0; 5];
+        stream.unwrap().read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_knock_that_came_early_is_not_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let vsock = UnixListener::bind(at("link")).unwrap();
+        let door = Door::open(&at("link_1024"), None).unwrap();
+        drop(UnixStream::connect(at("link_1024")).await.unwrap());
+        let guest = async {
+            drop(answer(&vsock, None).await);
+            answer(&vsock, Some("OK 1\n")).await
+        };
+        let link = at("link");
+        let both = async { tokio::join!(door.reach_agent(&link), guest) };
+        tokio::time::timeout(LIMIT, both).await.unwrap().0.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_firecracker_there_is_nothing_to_wait_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let door = Door::open(&directory.path().join("link_1024"), None).unwrap();
+        assert!(
+            door.reach_agent(&directory.path().join("link"))
+                .await
+                .is_err()
+        );
+        // The next daemon opens the door anew.
+        Door::open(&directory.path().join("link_1024"), None).unwrap();
+    }
+}

@@ -1,0 +1,439 @@
+//! A running Firecracker: orders go over its API, its end is seen by its pidfd, and the end of
+//! its guest by the console.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use banger_proto::api::EngineKind;
+use banger_proto::size::ByteSize;
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
+
+use super::api::{self, ACTIVITY, Order, Request};
+
+use super::config::same_drive;
+use super::console::{self, LastWords};
+use super::link::Door;
+use crate::birth::Birth;
+use crate::machine::refuse_to_shrink;
+use crate::process::{Ended, Process, ProcessFailure};
+use crate::{
+    Activity, AgentStream, ControlError, Disk, Exit, ExitCause, LaunchError, Machine,
+    MachineHandle, Place, tail,
+};
+
+/// How long Firecracker may take to answer an order.
+const ORDER_LIMIT: Duration = Duration::from_secs(15);
+/// How long Firecracker may take to end once it has hung up.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(2);
+/// Number of lines of Firecracker's log that explain an end.
+const LOG_LINES: usize = 6;
+/// How Firecracker ends its log when it ends as it should.
+const ORDERLY_END: &str = "exit_code=0";
+
+#[derive(Debug)]
+pub(super) struct FirecrackerMachine {
+    handle: MachineHandle,
+    place: Place,
+    process: Process,
+    door: Door,
+    ending: Arc<Ending>,
+    /// Looks for the end of the guest.
+    watcher: AbortHandle,
+}
+
+/// Who has ended the process, when it was not itself.
+#[derive(Debug, Default)]
+struct Ending {
+    /// This side: an adopted process's status is not told to us.
+    killed: AtomicBool,
+    /// This side, because the guest was off.
+    guest_off: AtomicBool,
+}
+
+impl FirecrackerMachine {
+    /// Takes hold of a process; `door` is where its agent knocks.
+    pub(super) fn new(place: Place, process: Process, door: Door) -> Self {
+        let handle = MachineHandle {
+            engine: EngineKind::Firecracker,
+            process: process.id().clone(),
+        };
+        let ending = Arc::new(Ending::default());
+        let watch = end_with_guest(place.clone(), process.clone(), Arc::clone(&ending));
+        Self {
+            handle,
+            place,
+            process,
+            door,
+            ending,
+            watcher: tokio::spawn(watch).abort_handle(),
+        }
+    }
+
+    /// Makes and starts the machine; `birth` watches for the socket of the API.
+    pub(super) async fn set_up(
+        &self,
+        birth: &Birth,
+        requests: Vec<Request>,
+        limit: Duration,
+    ) -> Result<(), LaunchError> {
+        let set_up = async {
+            self.listening(birth)
+                .await
+                .map_err(|source| ControlError::Io {
+                    order: "start",
+                    source,
+                })?;
+            for request in requests {
+                api::ask(&self.place.api_socket(), request, limit).await?;
+            }
+            Ok(())
+        };
+        let result = tokio::select! {
+            biased;
+            ended = self.process.wait() => return Err(self.refused(ended)),
+            result = tokio::time::timeout(limit, set_up) => result,
+        };
+        match result {
+            Ok(Ok(())) => Ok(()),
+            // It hung up, mostly because it is about to end, which is the better thing to say.
+            Ok(Err(error @ ControlError::Io { .. })) => {
+                match tokio::time::timeout(LAST_WORD_LIMIT, self.process.wait()).await {
+                    Ok(ended) => Err(self.refused(ended)),
+                    Err(_) => Err(LaunchError::Control(error)),
+                }
+            }
+            Ok(Err(error)) => Err(LaunchError::Control(error)),
+            Err(_) => Err(LaunchError::Control(ControlError::Timeout {
+                order: "start",
+                seconds: limit.as_secs(),
+            })),
+        }
+    }
+
+    /// Returns when somebody listens at the API's socket.
+    async fn listening(&self, birth: &Birth) -> io::Result<()> {
+        birth.happened().await?;
+        // Between the birth of a socket's file and its first moment of listening there are
+        // microseconds, of which nothing tells.
+        while let Err(error) = UnixStream::connect(self.place.api_socket()).await {
+            if error.kind() != io::ErrorKind::ConnectionRefused {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    fn refused(&self, ended: Ended) -> LaunchError {
+        LaunchError::Refused(self.failure(ended))
+    }
+
+    fn failure(&self, ended: Ended) -> ProcessFailure {
+        ProcessFailure {
+            command: "firecracker".to_owned(),
+            status: ended.to_string(),
+            stderr: telling(&self.log()),
+        }
+    }
+
+    fn log(&self) -> Vec<String> {
+        tail(&self.place.engine_log(), LOG_LINES)
+    }
+
+    async fn order(&self, request: impl Into<Request>) -> Result<Value, ControlError> {
+        if self.process.ended().is_some() {
+            return Err(ControlError::Ended);
+        }
+        api::ask(&self.place.api_socket(), request, ORDER_LIMIT).await
+    }
+
+    /// Why it ended, from all that is known of it. `None`: it failed.
+    fn cause(&self, ended: Ended) -> Option<ExitCause> {
+        let killed = self.ending.killed.load(Ordering::Relaxed);
+        let off = self.ending.guest_off.load(Ordering::Relaxed)
+            || console::last_words(&self.place.console_log()) == LastWords::Off;
+        let orderly = self
+            .log()
+            .last()
+            .is_some_and(|line| line.ends_with(ORDERLY_END));
+        cause(
+            ended,
+            &Clues {
+                killed,
+                off,
+                orderly,
+            },
+        )
+    }
+}
+
+impl Drop for FirecrackerMachine {
+    fn drop(&mut self) {
+        // The machine goes on, for whoever adopts it.
+        self.watcher.abort();
+    }
+}
+
+/// Ends the process of a guest that is off: it would stay for ever.
+async fn end_with_guest(place: Place, process: Process, ending: Arc<Ending>) {
+    if let Err(error) = console::off(&place.console_log()).await {
+        tracing::warn!(%error, "whether the guest powers off is not seen");
+        return;
+    }
+    if process.ended().is_none() {
+        ending.guest_off.store(true, Ordering::Relaxed);
+    }
+    if let Err(error) = process.kill().await {
+        tracing::warn!(%error, "could not end the engine of a guest that is off");
+    }
+}
+
+#[async_trait]
+impl Machine for FirecrackerMachine {
+    fn handle(&self) -> &MachineHandle {
+        &self.handle
+    }
+
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
+        let link = self.place.vsock();
+        tokio::select! {
+            stream = self.door.reach_agent(&link) => Ok(Box::new(stream?)),
+            _ = self.process.wait() => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+
+    async fn exited(&self) -> Exit {
+        let ended = self.process.wait().await;
+        Exit {
+            cause: match self.cause(ended) {
+                Some(cause) => cause,
+                None => ExitCause::Failed(self.failure(ended)),
+            },
+            engine_log: self.log(),
+        }
+    }
+
+    async fn kill(&self) -> Result<(), ControlError> {
+        if self.process.ended().is_none() {
+            self.ending.killed.store(true, Ordering::Relaxed);
+        }
+        let killed = self.process.kill().await;
+        killed.map(|_| ()).map_err(|source| ControlError::Io {
+            order: "kill",
+            source,
+        })
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), ControlError> {
+        self.process
+            .signal(signal)
+            .map_err(|source| ControlError::Io {
+                order: "signal",
+                source,
+            })
+    }
+
+    /// Firecracker has no power button. Ctrl-Alt-Del has a guest restart in an orderly way, and
+    /// a machine does not outlive that.
+    async fn power_button(&self) -> Result<(), ControlError> {
+        self.order(Order::CTRL_ALT_DEL).await.map(|_| ())
+    }
+
+    async fn pause(&self) -> Result<(), ControlError> {
+        self.order(Order::PAUSE).await.map(|_| ())
+    }
+
+    async fn resume(&self) -> Result<(), ControlError> {
+        self.order(Order::RESUME).await.map(|_| ())
+    }
+
+    async fn grow_disk(&self, disk: &Disk, size: ByteSize) -> Result<(), ControlError> {
+        // Which of its descriptors it is, only the machine knows.
+        let config = self.order(Order::DESCRIBE_CONFIG).await?;
+        let path = path_of_drive(&config, disk).ok_or_else(|| ControlError::Refused {
+            order: "grow",
+            reason: format!("it has no {} disk", disk.role.as_str()),
+        })?;
+        refuse_to_shrink(disk, size)?;
+        crate::files::disk(&disk.path, disk.access)
+            .and_then(|file| file.set_len(size.bytes()))
+            .map_err(|source| ControlError::Io {
+                order: "grow",
+                source,
+            })?;
+        self.order(same_drive(disk.role, path)).await.map(|_| ())
+    }
+
+    async fn activity(&self) -> Result<Activity, ControlError> {
+        let answer = self.order(Order::DESCRIBE).await?;
+        let state = answer.get("state").and_then(Value::as_str);
+        ACTIVITY
+            .iter()
+            .find(|(word, _)| Some(*word) == state)
+            .map(|(_, activity)| *activity)
+            .ok_or_else(|| ControlError::Malformed {
+                order: "describe",
+                answer: answer.to_string().chars().take(80).collect(),
+            })
+    }
+}
+
+/// By which path a machine, as it describes itself, has opened a disk.
+fn path_of_drive<'a>(config: &'a Value, disk: &Disk) -> Option<&'a str> {
+    let drives = config.get("drives")?.as_array()?;
+    let is_it = |drive: &&Value| drive["drive_id"] == disk.role.as_str();
+    drives.iter().find(is_it)?["path_on_host"].as_str()
+}
+
+/// The lines of its log that tell something, without the time and the thread in front:
+/// `2026-01-02T03:04:05.678 [banger-1f2e-7:main] …`.
+fn telling(log: &[String]) -> Vec<String> {
+    let words = |line: &String| {
+        let (_, words) = line.split_once(" [banger-")?.1.split_once("] ")?;
+        Some(words.to_owned())
+    };
+    let own: Vec<String> = log.iter().filter_map(words).collect();
+    match own.is_empty() {
+        true => log.to_vec(),
+        false => own,
+    }
+}
+
+/// What is known of an end beside the status.
+#[derive(Clone, Copy, Debug)]
+struct Clues {
+    /// This side has killed it.
+    killed: bool,
+    /// The guest was off, or was about to be ended for that.
+    off: bool,
+    /// Firecracker's log has an end.
+    orderly: bool,
+}
+
+/// Why a Firecracker ended. `None`: it failed.
+fn cause(ended: Ended, clues: &Clues) -> Option<ExitCause> {
+    if let Ended::Status(status) = ended
+        && !matches!(
+            (status.code(), status.signal()),
+            (Some(0), _)
+                | (
+                    _,
+                    Some(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)
+                )
+        )
+    {
+        return None;
+    }
+    if clues.off {
+        return Some(ExitCause::PoweredOff);
+    }
+    match ended {
+        Ended::Status(status) => Some(match status.signal() {
+            Some(signal) => ExitCause::Killed {
+                signal: Some(signal),
+            },
+            // It ends by itself only when the guest's CPUs were reset.
+            None => ExitCause::Reset,
+        }),
+        Ended::Unseen if clues.orderly => Some(ExitCause::Reset),
+        Ended::Unseen if clues.killed => Some(ExitCause::Killed {
+            signal: Some(libc::SIGKILL),
+        }),
+        // Nobody was told of its status, but it was killed by another or crashed.
+        Ended::Unseen => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Access;
+    use banger_proto::agent::DiskRole;
+    use serde_json::json;
+    use std::process::ExitStatus;
+
+    #[test]
+    fn the_cause_of_an_end_is_what_is_known_best() {
+        let code = |code: i32| Ended::Status(ExitStatus::from_raw(code << 8));
+        let signal = |signal| Ended::Status(ExitStatus::from_raw(signal));
+        let clues = |killed, off, orderly| Clues {
+            killed,
+            off,
+            orderly,
+        };
+        let nothing = clues(false, false, false);
+        let killed = |signal| ExitCause::Killed {
+            signal: Some(signal),
+        };
+        for (ended, clues, expected) in [
+            (code(0), nothing, Some(ExitCause::Reset)),
+            (
+                signal(9),
+                clues(false, true, false),
+                Some(ExitCause::PoweredOff),
+            ),
+            (
+                Ended::Unseen,
+                clues(false, true, false),
+                Some(ExitCause::PoweredOff),
+            ),
+            (signal(9), clues(true, false, false), Some(killed(9))),
+            (signal(15), nothing, Some(killed(15))),
+            (code(1), nothing, None),
+            (code(148), clues(false, true, false), None),
+            (signal(11), nothing, None),
+            (
+                Ended::Unseen,
+                clues(false, false, true),
+                Some(ExitCause::Reset),
+            ),
+            (Ended::Unseen, clues(true, false, false), Some(killed(9))),
+            (Ended::Unseen, nothing, None),
+        ] {
+            assert_eq!(cause(ended, &clues), expected, "{ended:?} {clues:?}");
+        }
+    }
+
+    #[test]
+    fn an_explanation_has_firecrackers_words_and_not_its_clock() {
+        let log = [
+            "2026-11-23T17:50:40.123456789 [banger-1f2e-7:main] Running Firecracker v1.16.1",
+            "2026-11-23T17:50:40.123456789 [banger-1f2e-7:main] Invalid memory size.",
+            "r: RunWithApi(Whatever)",
+        ]
+        .map(str::to_owned);
+        assert_eq!(
+            telling(&log),
+            ["Running Firecracker v1.16.1", "Invalid memory size."]
+        );
+        assert_eq!(telling(&log[2..]), ["r: RunWithApi(Whatever)"]);
+    }
+
+    #[test]
+    fn a_disk_is_found_in_what_a_machine_says_of_itself() {
+        let config = json!({ "drives": [
+            { "drive_id": "base", "path_on_host": "/proc/self/fd/9" },
+            { "drive_id": "work", "path_on_host": "/proc/self/fd/12" },
+        ]});
+        let disk = |role| Disk {
+            role,
+            path: "/w".into(),
+            access: Access::ReadWrite,
+        };
+        let found = path_of_drive(&config, &disk(DiskRole::Work));
+        assert_eq!(found, Some("/proc/self/fd/12"));
+        assert_eq!(path_of_drive(&config, &disk(DiskRole::System)), None);
+        assert_eq!(path_of_drive(&json!({}), &disk(DiskRole::Work)), None);
+    }
+}
