@@ -1,6 +1,6 @@
 //! Types that cross a boundary: between the CLI and the daemon ([`api`]), between the
 //! daemon and the guest agent ([`agent`], [`frame`], [`hello`]), and the values that all
-//! of them share ([`id`], [`name`], [`size`]).
+//! of them share ([`id`], [`name`], [`reference`], [`size`]).
 //!
 //! Nothing in here does I/O, and nothing in here knows which side it runs on.
 
@@ -13,6 +13,7 @@ pub mod frame;
 pub mod hello;
 pub mod id;
 pub mod name;
+pub mod reference;
 pub mod size;
 
 /// Version of banger, the same for the CLI, the daemon and the guest agent of one build.
