@@ -117,6 +117,14 @@ const IMAGES: [ImageEntry; 2] = [
     },
 ];
 
+/// The kernel of images that do not say which one they need.
+pub fn default_kernel() -> ArtifactName {
+    KERNELS[0]
+        .name
+        .parse()
+        .expect("the names of the catalog are valid")
+}
+
 /// The kernel called `name`.
 pub(crate) fn kernel(name: &ArtifactName) -> Option<&'static KernelEntry> {
     KERNELS.iter().find(|entry| entry.name == name.as_str())

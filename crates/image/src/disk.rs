@@ -301,8 +301,8 @@ mod tests {
             "{} KiB",
             found.blocks() / 2
         );
-        crate::tool::run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk)).unwrap();
-        let facts = crate::tool::run(DUMPE2FS.command().unwrap().arg(&disk)).unwrap();
+        tool::run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk)).unwrap();
+        let facts = tool::run(DUMPE2FS.command().unwrap().arg(&disk)).unwrap();
         let facts = String::from_utf8_lossy(&facts).into_owned();
         assert!(facts.contains("has_journal"), "{facts}");
         assert!(facts.contains("Reserved block count:     0"), "{facts}");
@@ -318,7 +318,7 @@ mod tests {
         let Some(place) = workplace() else { return };
         let disk = place.path().join("disk");
         clone_blank(place.path(), ByteSize::from_mib(64), &disk).unwrap();
-        let facts = crate::tool::run(DUMPE2FS.command().unwrap().arg(&disk)).unwrap();
+        let facts = tool::run(DUMPE2FS.command().unwrap().arg(&disk)).unwrap();
         let facts = String::from_utf8_lossy(&facts).into_owned();
         let number = |name: &str| -> u64 {
             let line = facts.lines().find_map(|line| line.strip_prefix(name));
@@ -361,7 +361,7 @@ mod tests {
         std::fs::write(&template, "cut").unwrap();
         let disk = place.path().join("disk");
         clone_blank(place.path(), size, &disk).unwrap();
-        crate::tool::run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk)).unwrap();
+        tool::run(E2FSCK.command().unwrap().args(["-f", "-n"]).arg(&disk)).unwrap();
     }
 
     #[test]

@@ -3,12 +3,17 @@
 //! A file is kept under its hash, so what is there is what was asked for. What was fetched
 //! of it so far lies beside it as `<hash>.part` and is locked while someone adds to it.
 
+mod arrival;
+
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
 
 use reqwest::header::{CONTENT_RANGE, RANGE};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
@@ -16,6 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use crate::debian::release::{Expected, show_sha256};
 use crate::disk::{self, DiskError};
 use crate::progress::Reporter;
+
+pub(crate) use arrival::{Arrival, BrokenOff, StartedAnew};
 
 /// Longest time to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -25,6 +32,9 @@ const IDLE: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 4;
 /// Wait before the second attempt; doubled for each further one.
 const BACKOFF: Duration = Duration::from_millis(250);
+/// A server that sends less than this in [`PACE_TIME`] is as good as gone.
+const PACE: u64 = 64 << 10;
+const PACE_TIME: Duration = Duration::from_secs(60);
 
 /// Why a download failed.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +69,12 @@ pub(crate) enum DownloadError {
         /// Bytes there should be.
         wanted: u64,
     },
+    /// It comes at a rate at which it would never be whole.
+    #[error("{url} sends less than {} KiB in {} seconds", PACE >> 10, PACE_TIME.as_secs())]
+    Slow {
+        /// From where.
+        url: String,
+    },
     /// It is longer than it should be.
     #[error("what {url} sends is longer than the {limit} bytes that it should be")]
     TooLong {
@@ -68,7 +84,7 @@ pub(crate) enum DownloadError {
         limit: u64,
     },
     /// It is not what was asked for.
-    #[error("what {url} sends does not have the hash that the archive's signature vouches for")]
+    #[error("what {url} sends does not have the hash that it should have")]
     WrongHash {
         /// From where.
         url: String,
@@ -79,6 +95,9 @@ pub(crate) enum DownloadError {
         /// From where.
         url: String,
     },
+    /// Whoever asks for it may not have it, or could not find out.
+    #[error(transparent)]
+    Access(Box<dyn std::error::Error + Send + Sync>),
     /// There is no room for it.
     #[error(transparent)]
     Room(#[from] DiskError),
@@ -97,9 +116,9 @@ pub(crate) enum DownloadError {
 
 impl DownloadError {
     /// Whether another attempt may go better.
-    fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Self::Transfer { .. } | Self::Truncated { .. } => true,
+            Self::Transfer { .. } | Self::Truncated { .. } | Self::Slow { .. } => true,
             Self::Status { status, .. } => {
                 status.is_server_error()
                     || matches!(
@@ -112,10 +131,64 @@ impl DownloadError {
     }
 }
 
+/// Asks a server for a file, from a byte on.
+#[async_trait]
+pub(crate) trait Origin: Send + Sync {
+    /// The answer, if it is a success or says that there is no such range.
+    async fn get(&self, url: &str, from: u64) -> Result<Response, DownloadError>;
+}
+
+/// A client with this crate's limits. It follows redirections as `redirects` says.
+pub(crate) fn client(redirects: reqwest::redirect::Policy) -> Result<Client, DownloadError> {
+    // Another part of the process may have chosen a provider already: any will do.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(concat!("banger/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT)
+        .read_timeout(IDLE)
+        .redirect(redirects)
+        .build()
+        .map_err(DownloadError::Client)
+}
+
+/// A server that everybody may ask.
+struct Open(Client);
+
+#[async_trait]
+impl Origin for Open {
+    async fn get(&self, url: &str, from: u64) -> Result<Response, DownloadError> {
+        let response = ranged(self.0.get(url), from)
+            .send()
+            .await
+            .map_err(|source| transfer(url, source))?;
+        accept(response, url, from)
+    }
+}
+
+/// A request for what follows the first `from` bytes.
+pub(crate) fn ranged(request: RequestBuilder, from: u64) -> RequestBuilder {
+    match from {
+        0 => request,
+        from => request.header(RANGE, format!("bytes={from}-")),
+    }
+}
+
+/// Refuses an answer that is neither a success nor one about the range that was asked for.
+pub(crate) fn accept(response: Response, url: &str, from: u64) -> Result<Response, DownloadError> {
+    let status = response.status();
+    match status.is_success() || (from > 0 && status == StatusCode::RANGE_NOT_SATISFIABLE) {
+        true => Ok(response),
+        false => Err(DownloadError::Status {
+            url: url.to_owned(),
+            status,
+        }),
+    }
+}
+
 /// Fetches files into one directory.
 #[derive(Clone)]
 pub(crate) struct Downloads {
-    client: Client,
+    origin: Arc<dyn Origin>,
     directory: PathBuf,
     backoff: Duration,
 }
@@ -123,19 +196,17 @@ pub(crate) struct Downloads {
 impl Downloads {
     /// Downloads into `directory`, which is there.
     pub(crate) fn new(directory: PathBuf) -> Result<Self, DownloadError> {
-        // Another part of the process may have chosen a provider already: any will do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(concat!("banger/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT)
-            .read_timeout(IDLE)
-            .build()
-            .map_err(DownloadError::Client)?;
-        Ok(Self {
-            client,
+        let client = client(reqwest::redirect::Policy::default())?;
+        Ok(Self::from_origin(Arc::new(Open(client)), directory))
+    }
+
+    /// Downloads from `origin` into `directory`, which is there.
+    pub(crate) fn from_origin(origin: Arc<dyn Origin>, directory: PathBuf) -> Self {
+        Self {
+            origin,
             directory,
             backoff: BACKOFF,
-        })
+        }
     }
 
     /// The text at `url`, of at most `limit` bytes.
@@ -153,7 +224,7 @@ impl Downloads {
     }
 
     async fn text_once(&self, url: &str, limit: u64) -> Result<String, DownloadError> {
-        let mut response = self.get(url, 0).await?;
+        let mut response = self.origin.get(url, 0).await?;
         let mut bytes = Vec::new();
         while let Some(chunk) = response
             .chunk()
@@ -183,14 +254,31 @@ impl Downloads {
         what: &str,
         progress: &Reporter,
     ) -> Result<PathBuf, DownloadError> {
+        self.arriving_file(url, expected, what, progress, &Arrival::default())
+            .await
+    }
+
+    /// As [`Downloads::file`]; what is there of it can be read from `arrival` meanwhile.
+    pub(crate) async fn arriving_file(
+        &self,
+        url: &str,
+        expected: &Expected,
+        what: &str,
+        progress: &Reporter,
+        arrival: &Arrival,
+    ) -> Result<PathBuf, DownloadError> {
         let name = show_sha256(&expected.sha256);
         let path = self.directory.join(&name);
-        if is_whole(&path, expected).await {
+        if is_whole(&path, expected, arrival).await {
+            arrival.whole();
             progress.bytes(what, expected.size, Some(expected.size));
             return Ok(path);
         }
+        // What is wrong is of no use to anybody; that it is not there, to nobody a surprise.
+        let _ = tokio::fs::remove_file(&path).await;
         disk::require_room(&path, expected.size)?;
-        let mut part = Part::open(&self.directory.join(format!("{name}.part")), expected).await?;
+        let part = self.directory.join(format!("{name}.part"));
+        let mut part = Part::open(&part, expected, arrival).await?;
         self.fill(&mut part, url, expected, what, progress).await?;
         part.file
             .sync_all()
@@ -199,12 +287,13 @@ impl Downloads {
         tokio::fs::rename(&part.path, &path)
             .await
             .map_err(io_error("publish", &path))?;
+        arrival.whole();
         Ok(path)
     }
 
     async fn fill(
         &self,
-        part: &mut Part,
+        part: &mut Part<'_>,
         url: &str,
         expected: &Expected,
         what: &str,
@@ -230,10 +319,10 @@ impl Downloads {
                 },
                 Err(error) => error,
             };
-            failures = if part.length > before {
-                1
-            } else {
-                failures + 1
+            let is_slow = matches!(error, DownloadError::Slow { .. });
+            failures = match part.length > before && !is_slow {
+                true => 1,
+                false => failures + 1,
             };
             if !error.is_passing() {
                 // What is there is of no use to anybody.
@@ -250,24 +339,33 @@ impl Downloads {
     /// Adds what the server sends to the part.
     async fn append(
         &self,
-        part: &mut Part,
+        part: &mut Part<'_>,
         url: &str,
         expected: &Expected,
         what: &str,
         progress: &Reporter,
     ) -> Result<(), DownloadError> {
-        let mut response = self.get(url, part.length).await?;
+        let mut response = self.origin.get(url, part.length).await?;
         if !continues_at(&response, part.length) {
             part.restart().await?;
             if response.status() != StatusCode::OK {
-                response = self.get(url, 0).await?;
+                response = self.origin.get(url, 0).await?;
             }
         }
+        let mut pace = (Instant::now(), part.length);
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|source| transfer(url, source))?
         {
+            if pace.0.elapsed() > PACE_TIME {
+                if part.length - pace.1 < PACE {
+                    return Err(DownloadError::Slow {
+                        url: url.to_owned(),
+                    });
+                }
+                pace = (Instant::now(), part.length);
+            }
             if part.length + chunk.len() as u64 > expected.size {
                 return Err(DownloadError::TooLong {
                     url: url.to_owned(),
@@ -295,25 +393,6 @@ impl Downloads {
         );
         tokio::time::sleep(self.backoff * 2u32.pow(attempt.min(8) - 1)).await;
     }
-
-    async fn get(&self, url: &str, from: u64) -> Result<Response, DownloadError> {
-        let mut request = self.client.get(url);
-        if from > 0 {
-            request = request.header(RANGE, format!("bytes={from}-"));
-        }
-        let response = request
-            .send()
-            .await
-            .map_err(|source| transfer(url, source))?;
-        let status = response.status();
-        match status.is_success() || (from > 0 && status == StatusCode::RANGE_NOT_SATISFIABLE) {
-            true => Ok(response),
-            false => Err(DownloadError::Status {
-                url: url.to_owned(),
-                status,
-            }),
-        }
-    }
 }
 
 /// Whether the response's body is what follows the first `from` bytes.
@@ -335,17 +414,22 @@ fn continues_at(response: &Response, from: u64) -> bool {
 }
 
 /// What was fetched so far.
-struct Part {
+struct Part<'a> {
+    arrival: &'a Arrival,
     path: PathBuf,
     file: File,
     length: u64,
     hasher: Sha256,
 }
 
-impl Part {
+impl<'a> Part<'a> {
     /// Opens or makes the part and hashes what is there. A part that someone else is filling
     /// is left to them, and another one made.
-    async fn open(path: &Path, expected: &Expected) -> Result<Self, DownloadError> {
+    async fn open(
+        path: &Path,
+        expected: &Expected,
+        arrival: &'a Arrival,
+    ) -> Result<Self, DownloadError> {
         let (mut path, mut file) = (path.to_owned(), open_part(path).await?);
         let is_ours =
             rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
@@ -355,6 +439,7 @@ impl Part {
             file = open_part(&path).await?;
         }
         let mut part = Self {
+            arrival,
             path,
             file,
             length: 0,
@@ -370,6 +455,7 @@ impl Part {
             part.restart().await?;
             return Ok(part);
         }
+        part.begin().await?;
         let mut buffer = vec![0; 1 << 18];
         loop {
             let count = part
@@ -382,7 +468,19 @@ impl Part {
             }
             part.hasher.update(&buffer[..count]);
             part.length += count as u64;
+            arrival.grown(part.length);
         }
+    }
+
+    /// Shows the file to those who read it while it comes.
+    async fn begin(&self) -> Result<(), DownloadError> {
+        let shown = self
+            .file
+            .try_clone()
+            .await
+            .map_err(io_error("open", &self.path))?;
+        self.arrival.begin(Arc::new(shown.into_std().await));
+        Ok(())
     }
 
     async fn restart(&mut self) -> Result<(), DownloadError> {
@@ -396,7 +494,7 @@ impl Part {
             .map_err(io_error("write", &self.path))?;
         self.length = 0;
         self.hasher = Sha256::new();
-        Ok(())
+        self.begin().await
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
@@ -411,6 +509,7 @@ impl Part {
             .map_err(io_error("write", &self.path))?;
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
+        self.arrival.grown(self.length);
         Ok(())
     }
 
@@ -431,22 +530,35 @@ async fn open_part(path: &Path) -> Result<File, DownloadError> {
 }
 
 /// Whether the file is there with the right content: what lies in a cache is not believed.
-async fn is_whole(path: &Path, expected: &Expected) -> bool {
+async fn is_whole(path: &Path, expected: &Expected, arrival: &Arrival) -> bool {
     let Ok(mut file) = File::open(path).await else {
         return false;
     };
+    // What has another length need not be read.
+    let (metadata, shown) = (file.metadata().await, file.try_clone().await);
+    match (metadata, shown) {
+        (Ok(metadata), Ok(shown)) if metadata.len() == expected.size => {
+            arrival.begin(Arc::new(shown.into_std().await));
+        }
+        _ => return false,
+    }
+    let mut length = 0;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     loop {
         match file.read(&mut buffer).await {
             Ok(0) => return <[u8; 32]>::from(hasher.finalize()) == expected.sha256,
-            Ok(count) => hasher.update(&buffer[..count]),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                length += count as u64;
+                arrival.grown(length);
+            }
             Err(_) => return false,
         }
     }
 }
 
-fn transfer(url: &str, source: reqwest::Error) -> DownloadError {
+pub(crate) fn transfer(url: &str, source: reqwest::Error) -> DownloadError {
     // The address stands in our own text already.
     DownloadError::Transfer {
         url: url.to_owned(),

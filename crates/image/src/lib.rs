@@ -10,6 +10,7 @@
 //! state/kernels/<name>/{vmlinux, modules.ext4, modules.load, boot/*.ko, manifest.json,
 //!                       initrd-<hash>.img}
 //! cache/downloads/…   resumable downloads, named by what they must hash to
+//! cache/oci/…         layers of other makers' images, by their digests
 //! cache/templates/…   formatted, empty disks
 //! ```
 
@@ -24,15 +25,18 @@ mod flight;
 mod image;
 mod kernel;
 mod manifest;
+mod oci;
 mod progress;
 mod store;
 mod tarball;
 mod tool;
 
+pub use catalog::default_kernel;
 pub use check::checks;
 pub use image::ImageError;
 pub use kernel::KernelError;
 pub use manifest::{KernelManifest, Manifest};
+pub use oci::{OciFailure, PullRequest, Shape};
 pub use progress::Reporter;
 pub use store::{Image, Kernel, Store, StoreConfig, StoreError};
 pub use tool::ToolError;

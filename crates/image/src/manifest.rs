@@ -21,10 +21,14 @@ pub struct Manifest {
     pub id: ImageId,
     /// Its name.
     pub name: ArtifactName,
-    /// `sha256:` and the hash of the tar stream that the root file system was made from.
+    /// `sha256:` and the hash of the tar stream that the root file system was made from, or an
+    /// OCI image's digest.
     pub digest: String,
     /// Where it came from, in words.
     pub source: String,
+    /// The reference that it was pulled by.
+    #[serde(default)]
+    pub reference: Option<String>,
     /// Distribution and release, such as `debian 12`.
     pub distro: String,
     /// Architecture, such as `x86_64`.
@@ -52,6 +56,9 @@ pub struct Manifest {
     /// Default command (OCI `Cmd`).
     #[serde(default)]
     pub cmd: Vec<String>,
+    /// What its maker says of it (OCI `Labels`).
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl From<&Manifest> for api::Image {
@@ -66,6 +73,13 @@ impl From<&Manifest> for api::Image {
             created_at: manifest.created_at.clone(),
             size: manifest.size,
             kernel: manifest.kernel.clone(),
+            reference: manifest.reference.clone(),
+            env: manifest.env.clone(),
+            user: manifest.user.clone(),
+            workdir: manifest.workdir.clone(),
+            entrypoint: manifest.entrypoint.clone(),
+            cmd: manifest.cmd.clone(),
+            labels: manifest.labels.clone(),
         }
     }
 }

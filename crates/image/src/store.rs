@@ -10,6 +10,7 @@ use banger_proto::error::ErrorKind;
 use banger_proto::id::ImageId;
 use banger_proto::name::ArtifactName;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog;
 use crate::draft;
@@ -17,6 +18,7 @@ use crate::flight::{FlightError, Flights};
 use crate::image::{self, ImageError};
 use crate::kernel::{self, KernelError};
 use crate::manifest::{KernelManifest, MANIFEST_FILE, Manifest};
+use crate::oci::{self, OciFailure, PullRequest, Shape};
 use crate::progress::Reporter;
 
 /// Downloads that broke off longer ago than this are removed.
@@ -43,6 +45,10 @@ impl StoreConfig {
 
     pub(crate) fn kernels(&self) -> PathBuf {
         self.state_dir.join("kernels")
+    }
+
+    pub(crate) fn oci(&self) -> PathBuf {
+        self.cache_dir.join("oci")
     }
 
     pub(crate) fn downloads(&self) -> PathBuf {
@@ -128,7 +134,9 @@ pub struct Store {
 struct Shared {
     config: Arc<StoreConfig>,
     images: Flights<ArtifactName, Image, ImageError>,
+    pulls: Flights<PullRequest, Image, ImageError>,
     kernels: Flights<ArtifactName, Kernel, KernelError>,
+    layers: Arc<oci::Cache>,
     agent: Mutex<Option<HashedAgent>>,
 }
 
@@ -142,11 +150,16 @@ impl Store {
     /// Opens the store: makes its directories and removes what makers that died left behind.
     /// Blocks for a few file operations.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        for directory in [config.images(), config.kernels(), config.downloads()] {
+        for directory in [
+            config.images(),
+            config.kernels(),
+            config.downloads(),
+            config.oci(),
+        ] {
             std::fs::create_dir_all(&directory)
                 .map_err(io_error("make the directory", &directory))?;
         }
-        for directory in [config.images(), config.kernels()] {
+        for directory in [config.images(), config.kernels(), config.oci()] {
             draft::sweep(&directory).map_err(io_error("sweep", &directory))?;
         }
         // Builds of ordinary users may have been elsewhere; nothing depends on their going.
@@ -156,8 +169,10 @@ impl Store {
         sweep_downloads(&config.downloads());
         Ok(Self {
             shared: Arc::new(Shared {
+                layers: Arc::new(oci::Cache::new(config.oci())),
                 config: Arc::new(config),
                 images: Flights::new(),
+                pulls: Flights::new(),
                 kernels: Flights::new(),
                 agent: Mutex::new(None),
             }),
@@ -204,6 +219,17 @@ impl Store {
                 name: name.clone(),
                 known,
             }),
+        }
+    }
+
+    /// Refuses a name that neither a kernel that is there nor one of the catalog has.
+    ///
+    /// # Errors
+    /// [`KernelError::Unknown`], or the store cannot be read.
+    pub fn require_known_kernel(&self, name: &ArtifactName) -> Result<(), KernelError> {
+        match self.kernel(name)? {
+            Some(_) => Ok(()),
+            None => kernel::entry(name).map(drop),
         }
     }
 
@@ -282,6 +308,96 @@ impl Store {
                 FlightError::Failed(error) => ImageError::Shared(error),
                 FlightError::Lost => ImageError::Cancelled,
             })
+    }
+
+    /// The image that `request` means now, fetched and made first if it is not here; shared as
+    /// in [`Store::ensure_image`].
+    pub async fn pull(
+        &self,
+        request: &PullRequest,
+        progress: &Reporter,
+    ) -> Result<Image, ImageError> {
+        let store = self.clone();
+        let start = |progress, cancel| {
+            let request = request.clone();
+            async move { store.pull_alone(request, progress, cancel).await }
+        };
+        self.shared
+            .pulls
+            .join(request, progress, start)
+            .await
+            .map_err(|error| match error {
+                FlightError::Failed(error) => ImageError::Shared(error),
+                FlightError::Lost => ImageError::Cancelled,
+            })
+    }
+
+    async fn pull_alone(
+        &self,
+        request: PullRequest,
+        progress: Reporter,
+        cancel: CancellationToken,
+    ) -> Result<Image, ImageError> {
+        let name = request.shape.name.clone();
+        let resolved = tokio::select! {
+            resolved = oci::resolve(&request, &self.shared.layers) => resolved,
+            () = cancel.cancelled() => return Err(ImageError::Cancelled),
+        };
+        let resolved = resolved.map_err(OciFailure::from)?;
+        if let Some(image) = self.blocking(&name, Self::image).await?
+            && image.manifest.digest == resolved.digest.as_str()
+            && image.manifest.kernel == request.shape.kernel
+        {
+            return Ok(image);
+        }
+        let images = self.shared.config.images();
+        let cache = Arc::clone(&self.shared.layers);
+        let made = oci::make(images.clone(), cache, request, resolved, progress, cancel);
+        let id = made.await.map_err(OciFailure::from)?;
+        self.made(&id, &name).await
+    }
+
+    /// A new, empty file for the archive of an image, which is gone when it is closed.
+    pub async fn archive_file(&self) -> Result<std::fs::File, StoreError> {
+        let directory = self.shared.config.oci();
+        let work =
+            move || tempfile::tempfile_in(&directory).map_err(io_error("write to", &directory));
+        let path = self.shared.config.oci();
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| io_error("write to", &path)(std::io::Error::other(error)))?
+    }
+
+    /// Makes the image in `archive`, which `docker save`, `podman save` or `skopeo` wrote. When
+    /// this future is dropped, the work is called off.
+    pub async fn make_from_archive(
+        &self,
+        archive: std::fs::File,
+        shape: Shape,
+        progress: &Reporter,
+    ) -> Result<Image, ImageError> {
+        let cancel = CancellationToken::new();
+        let _called_off = cancel.clone().drop_guard();
+        let (images, scratch) = (self.shared.config.images(), self.shared.config.oci());
+        let (name, progress) = (shape.name.clone(), progress.clone());
+        let work =
+            move || oci::make_from_archive(&images, archive, &scratch, &shape, &progress, &cancel);
+        let made = tokio::task::spawn_blocking(work).await;
+        let made = made.map_err(|error| ImageError::Step {
+            step: "make the image",
+            source: error.into(),
+        })?;
+        self.made(&made.map_err(OciFailure::from)?, &name).await
+    }
+
+    /// The image that was just made.
+    async fn made(&self, id: &ImageId, name: &ArtifactName) -> Result<Image, ImageError> {
+        let (store, wanted) = (self.clone(), id.clone());
+        let images = self.shared.config.images();
+        let found = tokio::task::spawn_blocking(move || store.image_by_id(&wanted))
+            .await
+            .map_err(|error| io_error("look into", &images)(std::io::Error::other(error)))?;
+        found?.ok_or_else(|| ImageError::Store(vanished("image", name, images)))
     }
 
     /// The kernel called `name`, made first if it is missing; shared as in

@@ -10,6 +10,10 @@ use std::path::PathBuf;
 
 use tar::{EntryType, Header};
 
+mod sparse;
+
+use sparse::Sparse;
+
 use crate::ext4::{Attributes, Device, Ext4Error, Time, Writer};
 
 const BLOCK: u64 = 512;
@@ -46,39 +50,21 @@ pub(crate) enum TarError {
 
 /// Writes all entries of the stream, in order, into `writer`.
 pub(crate) fn copy_into(stream: impl Read, writer: &mut Writer) -> Result<(), TarError> {
-    let mut reader = Reader::new(stream);
+    let mut reader = Reader::new(stream, End::Marked);
     while let Some(entry) = reader.next_entry()? {
-        let Entry {
-            path,
-            link,
-            kind,
-            attributes,
-            size,
-            device,
-        } = &entry;
-        match kind {
-            EntryType::Regular | EntryType::Continuous => {
-                writer.file(path, attributes, &mut reader.content(), *size)?;
-            }
-            EntryType::Directory => writer.directory(path, attributes)?,
-            EntryType::Symlink => writer.symlink(path, attributes, link)?,
-            EntryType::Link => writer.hard_link(path, link)?,
-            EntryType::Char => {
-                writer.device(path, attributes, Device::Character(device.0, device.1))?
-            }
-            EntryType::Block => {
-                writer.device(path, attributes, Device::Block(device.0, device.1))?
-            }
-            EntryType::Fifo => writer.device(path, attributes, Device::Fifo)?,
-            other => {
-                return Err(TarError::Kind {
-                    path: shown(path),
-                    kind: char::from(other.as_byte()),
-                });
-            }
-        }
+        reader.copy_entry(&entry, writer)?;
     }
     Ok(())
+}
+
+/// How an archive may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Only with a block of zeros.
+    Marked,
+    /// Also behind any content: some makers of layers forget the mark, and the zeros before it
+    /// (`umoci insert` 0.4). Only for what is known to be whole by its hash.
+    Anywhere,
 }
 
 /// One entry of an archive.
@@ -91,8 +77,17 @@ pub(crate) struct Entry {
     pub(crate) attributes: Attributes,
     /// Bytes of content.
     pub(crate) size: u64,
+    /// Where the content is, if the archive leaves its holes out.
+    sparse: Option<Sparse>,
     /// Major and minor number of a device.
     pub(crate) device: (u32, u32),
+}
+
+impl Entry {
+    /// Whether the archive leaves out the content's holes.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.sparse.is_some()
+    }
 }
 
 /// Reads the entries of a tar stream.
@@ -103,14 +98,16 @@ pub(crate) struct Reader<R> {
     /// Zeros that follow the content.
     padding: u64,
     global: Records,
+    end: End,
 }
 
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl<R: Read> Reader<R> {
-    pub(crate) fn new(stream: R) -> Self {
+    pub(crate) fn new(stream: R, end: End) -> Self {
         Self {
             stream,
+            end,
             left: 0,
             padding: 0,
             global: Records::new(),
@@ -139,12 +136,75 @@ impl<R: Read> Reader<R> {
                 EntryType::GNULongName => long_path = Some(until_nul(self.extension()?)),
                 EntryType::GNULongLink => long_link = Some(until_nul(self.extension()?)),
                 _ => {
-                    let entry = entry(&header, &records, long_path, long_link)?;
-                    self.begin_content(entry.size);
+                    let (mut entry, stored) = entry(&header, &records, long_path, long_link)?;
+                    // Where the pieces are may stand behind the header, and before the content.
+                    if header.entry_type() == EntryType::GNUSparse {
+                        let map = Sparse::of_gnu_header(&header, &mut self.stream)?;
+                        entry.size = map.real_size();
+                        entry.sparse = Some(map);
+                    }
+                    self.begin_content(stored);
+                    if Sparse::is_before_content(&records) {
+                        let map = Sparse::of_content(entry.size, self)?;
+                        entry.sparse = Some(map);
+                    }
+                    if let Some(sparse) = &entry.sparse
+                        && sparse.stored() != self.left
+                    {
+                        return Err(TarError::Extension);
+                    }
                     return Ok(Some(entry));
                 }
             }
         }
+    }
+
+    /// Writes `entry`, the current one, into `writer`.
+    pub(crate) fn copy_entry(
+        &mut self,
+        entry: &Entry,
+        writer: &mut Writer,
+    ) -> Result<(), TarError> {
+        let Entry {
+            path,
+            link,
+            kind,
+            attributes,
+            size,
+            device,
+            sparse,
+        } = entry;
+        match kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => match sparse {
+                Some(sparse) => {
+                    let mut content = sparse.expand(self.content());
+                    writer.file(path, attributes, &mut content, *size)?;
+                }
+                None => writer.file(path, attributes, &mut self.content(), *size)?,
+            },
+            EntryType::Directory => writer.directory(path, attributes)?,
+            EntryType::Symlink => writer.symlink(path, attributes, link)?,
+            EntryType::Link => writer.hard_link(path, link)?,
+            EntryType::Char => {
+                writer.device(path, attributes, Device::Character(device.0, device.1))?
+            }
+            EntryType::Block => {
+                writer.device(path, attributes, Device::Block(device.0, device.1))?
+            }
+            EntryType::Fifo => writer.device(path, attributes, Device::Fifo)?,
+            other => {
+                return Err(TarError::Kind {
+                    path: shown(path),
+                    kind: char::from(other.as_byte()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What it reads from.
+    pub(crate) fn stream(&self) -> &R {
+        &self.stream
     }
 
     /// What is left of the current entry's content.
@@ -161,8 +221,12 @@ impl<R: Read> Reader<R> {
         let rest = self.left + self.padding;
         let skipped = io::copy(&mut self.stream.by_ref().take(rest), &mut io::sink())
             .map_err(TarError::Read)?;
+        let is_whole = match self.end {
+            End::Marked => skipped == rest,
+            End::Anywhere => skipped >= self.left,
+        };
         (self.left, self.padding) = (0, 0);
-        match skipped == rest {
+        match is_whole {
             true => Ok(()),
             false => Err(TarError::Truncated),
         }
@@ -172,8 +236,17 @@ impl<R: Read> Reader<R> {
     /// the writer of a pipe is not killed by its closing.
     fn header(&mut self) -> Result<Option<Header>, TarError> {
         let mut header = Header::new_old();
+        let first = loop {
+            match self.stream.read(header.as_mut_bytes()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome.map_err(TarError::Read)?,
+            }
+        };
+        if first == 0 && self.end == End::Anywhere {
+            return Ok(None);
+        }
         self.stream
-            .read_exact(header.as_mut_bytes())
+            .read_exact(&mut header.as_mut_bytes()[first..])
             .map_err(read_error)?;
         if header.as_bytes().iter().all(|byte| *byte == 0) {
             io::copy(&mut self.stream, &mut io::sink()).map_err(TarError::Read)?;
@@ -218,23 +291,19 @@ fn entry(
     records: &Records,
     long_path: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-) -> Result<Entry, TarError> {
+) -> Result<(Entry, u64), TarError> {
     let record = |key: &str| records.get(key.as_bytes());
     let number = |key: &str| -> Result<Option<u64>, TarError> {
         record(key)
             .map(|value| text(value)?.parse().map_err(|_| TarError::Extension))
             .transpose()
     };
-    let path = record("path")
+    let sparse = Sparse::of_records(records)?;
+    let path = record("GNU.sparse.name")
+        .or_else(|| record("path"))
         .cloned()
         .or(long_path)
         .unwrap_or_else(|| header.path_bytes().into_owned());
-    if records.keys().any(|key| key.starts_with(b"GNU.sparse.")) {
-        return Err(TarError::Kind {
-            path: shown(&path),
-            kind: 'S',
-        });
-    }
     let link = record("linkpath")
         .cloned()
         .or(long_link)
@@ -252,16 +321,19 @@ fn entry(
             || kind.is_character_special()
             || kind.is_block_special()
             || kind.is_fifo());
-    let size = match number("size")? {
+    let stored = match number("size")? {
+        _ if !has_content => 0,
         Some(size) => size,
         None => header.entry_size().map_err(|_| TarError::Header)?,
     };
+    let size = Sparse::size_of_records(records)?.unwrap_or(stored);
     let bad = |_| TarError::Header;
     let narrow = |value: u64| u32::try_from(value).map_err(|_| TarError::Header);
-    Ok(Entry {
+    let entry = Entry {
         link,
         kind,
-        size: if has_content { size } else { 0 },
+        size,
+        sparse,
         device: (
             header.device_major().ok().flatten().unwrap_or(0),
             header.device_minor().ok().flatten().unwrap_or(0),
@@ -281,7 +353,8 @@ fn entry(
             extended: extended(records),
         },
         path,
-    })
+    };
+    Ok((entry, stored))
 }
 
 fn extended(records: &Records) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -364,7 +437,7 @@ fn read_error(error: io::Error) -> TarError {
     }
 }
 
-fn shown(path: &[u8]) -> PathBuf {
+pub(crate) fn shown(path: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     PathBuf::from(std::ffi::OsStr::from_bytes(path))
 }
@@ -424,7 +497,7 @@ mod tests {
             .unwrap();
         let bytes = builder.into_inner().unwrap();
         for cut in [0, 100, 512, 1000, 1536] {
-            let mut reader = Reader::new(&bytes[..cut]);
+            let mut reader = Reader::new(&bytes[..cut], End::Marked);
             let outcome = loop {
                 match reader.next_entry() {
                     Ok(Some(_)) => {}
@@ -438,11 +511,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_archive_whose_hash_vouches_for_it_may_end_behind_any_content() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = Header::new_gnu();
+        header.set_size(700);
+        header.set_mode(0o644);
+        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        builder
+            .append_data(&mut header, "a", &[1; 700][..])
+            .unwrap();
+        let bytes = builder.into_inner().unwrap();
+        for (cut, is_whole) in [
+            (0, true),
+            (100, false),
+            (512, false),
+            (1211, false),
+            (1212, true),
+            (1536, true),
+        ] {
+            let mut reader = Reader::new(&bytes[..cut], End::Anywhere);
+            let outcome = loop {
+                match reader.next_entry() {
+                    Ok(Some(_)) => {}
+                    other => break other,
+                }
+            };
+            assert_eq!(outcome.is_ok(), is_whole, "cut at {cut}: {outcome:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn rubbish_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let _ = parse_records(&bytes);
-            let mut reader = Reader::new(&bytes[..]);
+            let mut reader = Reader::new(&bytes[..], End::Marked);
             while let Ok(Some(_)) = reader.next_entry() {}
         }
 
@@ -459,7 +562,7 @@ mod tests {
             let mut bytes = builder.into_inner().unwrap();
             let at = at % bytes.len();
             bytes[at] = byte;
-            let mut reader = Reader::new(&bytes[..]);
+            let mut reader = Reader::new(&bytes[..], End::Marked);
             while let Ok(Some(_)) = reader.next_entry() {}
         }
     }

@@ -1,5 +1,7 @@
 //! Images and kernels as tables, and what the daemon tells of itself.
 
+use std::collections::BTreeMap;
+
 use banger_proto::api::{DaemonStatus, Image, Kernel};
 use banger_proto::size::ByteSize;
 use jiff::Timestamp;
@@ -19,11 +21,45 @@ pub(crate) fn image_table(images: &[Image], now: Timestamp) -> String {
             image.distro.clone(),
             image.kernel.to_string(),
             rounded(image.size),
-            image.source.clone(),
+            image.reference.as_ref().unwrap_or(&image.source).clone(),
             age(&image.created_at, now),
         ]);
     }
     table.render()
+}
+
+/// The lines of `image show`.
+pub(crate) fn image_text(image: &Image, now: Timestamp) -> String {
+    let mut facts: Vec<(&str, String)> = vec![
+        ("name", image.name.to_string()),
+        ("id", image.id.to_string()),
+        ("digest", image.digest.clone()),
+        ("source", image.source.clone()),
+        ("distro", image.distro.clone()),
+        ("arch", image.arch.clone()),
+        ("kernel", image.kernel.to_string()),
+        ("size", rounded(image.size)),
+        ("created", moment(&image.created_at, now)),
+    ];
+    facts.extend(image.user.iter().map(|user| ("user", user.clone())));
+    facts.extend(image.workdir.iter().map(|path| ("workdir", path.clone())));
+    let words = |words: &[String]| (!words.is_empty()).then(|| words.join(" "));
+    facts.extend(words(&image.entrypoint).map(|words| ("entrypoint", words)));
+    facts.extend(words(&image.cmd).map(|words| ("cmd", words)));
+    let pairs = |what: &'static str, pairs: &BTreeMap<String, String>| {
+        pairs
+            .iter()
+            .map(|(key, value)| (what, format!("{key}={value}")))
+            .collect::<Vec<_>>()
+    };
+    facts.extend(pairs("env", &image.env));
+    facts.extend(pairs("label", &image.labels));
+    // The image's maker chose some of these words, and a terminal would act on some letters.
+    let legible = |value: &str| value.replace(char::is_control, "\u{fffd}");
+    facts
+        .iter()
+        .map(|(name, value)| format!("{name:12} {}\n", legible(value)))
+        .collect()
 }
 
 /// The table of `kernel list`.
@@ -130,11 +166,35 @@ mod tests {
             created_at: "2026-03-02T11:55:00Z".into(),
             size: ByteSize::from_mib(261),
             kernel: "generic-6.12".parse().unwrap(),
+            reference: None,
+            env: [("LANG".to_owned(), "C.UTF-8".to_owned())].into(),
+            user: Some("1000:1000".into()),
+            workdir: Some("/srv".into()),
+            entrypoint: vec!["/bin/server".into()],
+            cmd: vec!["--port".into(), "80".into()],
+            labels: [("org.example".to_owned(), "x".to_owned())].into(),
         };
         let now = "2026-03-02T12:00:00Z".parse().unwrap();
-        insta::assert_snapshot!(image_table(&[image], now), @r"
+        insta::assert_snapshot!(image_table(std::slice::from_ref(&image), now), @r"
         NAME                  ID            DISTRO     KERNEL        SIZE  SOURCE  CREATED
         debian-bookworm-slim  0123456789ab  debian 12  generic-6.12  261M  recipe  5 min ago
+        ");
+        insta::assert_snapshot!(image_text(&image, now), @r"
+        name         debian-bookworm-slim
+        id           0123456789abcdef0123456789abcdef
+        digest       sha256:00
+        source       recipe
+        distro       debian 12
+        arch         x86_64
+        kernel       generic-6.12
+        size         261M
+        created      2026-03-02T11:55:00Z (5 min ago)
+        user         1000:1000
+        workdir      /srv
+        entrypoint   /bin/server
+        cmd          --port 80
+        env          LANG=C.UTF-8
+        label        org.example=x
         ");
     }
 }

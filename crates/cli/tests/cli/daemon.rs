@@ -696,5 +696,12 @@ fn image() -> Image {
         created_at: "2026-01-01T00:00:00Z".into(),
         size: ByteSize::from_mib(261),
         kernel: "generic-6.12".parse().unwrap(),
+        reference: None,
+        env: [].into(),
+        user: None,
+        workdir: None,
+        entrypoint: Vec::new(),
+        cmd: Vec::new(),
+        labels: [].into(),
     }
 }

@@ -152,6 +152,15 @@ fn encode(name: &[u8], value: &[u8]) -> Result<Attribute, AttributeError> {
     }
 }
 
+/// Whether ext4 has a place for an attribute of that name.
+pub(crate) fn holds_attribute(name: &[u8]) -> bool {
+    let is_list = matches!(
+        name,
+        b"system.posix_acl_access" | b"system.posix_acl_default"
+    );
+    is_list || encode(name, b"").is_ok()
+}
+
 /// What ext4 stores for an access control list that user space has as version 2: version 1,
 /// in which only named users and groups have an id (`fs/ext4/acl.h`).
 fn access_list(value: &[u8]) -> Option<Vec<u8>> {

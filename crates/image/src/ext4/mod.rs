@@ -20,9 +20,13 @@ mod directory;
 mod extent;
 mod inode;
 #[cfg(test)]
+pub(crate) mod read;
+#[cfg(test)]
 mod tests;
+mod tree;
 mod writer;
 
+pub(crate) use attribute::holds_attribute;
 pub(crate) use inode::{Attributes, Device, Time};
 pub(crate) use writer::{Ext4Error, Writer};
 

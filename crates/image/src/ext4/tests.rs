@@ -473,9 +473,13 @@ struct Model {
 
 impl Model {
     fn is_below_a_file(&self, path: &str) -> bool {
-        path.match_indices('/').any(|(at, _)| {
-            self.files.contains_key(&path[..at]) || self.links.contains_key(&path[..at])
-        })
+        path.match_indices('/')
+            .any(|(at, _)| self.files.contains_key(&path[..at]))
+    }
+
+    fn is_below_a_link(&self, path: &str) -> bool {
+        path.match_indices('/')
+            .any(|(at, _)| self.links.contains_key(&path[..at]))
     }
 
     fn make_parents(&mut self, path: &str) {
@@ -499,6 +503,10 @@ impl Model {
 fn play(steps: &[(String, Node)], writer: &mut Writer) -> Model {
     let mut model = Model::default();
     for (path, node) in steps {
+        // Such a path is followed, which the merging of layers tests.
+        if model.is_below_a_link(path) {
+            continue;
+        }
         let refused = model.is_below_a_file(path);
         let outcome = match node {
             Node::File {

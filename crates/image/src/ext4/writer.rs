@@ -1,4 +1,4 @@
-//! The tree of names and inodes that is being built, and the metadata written at its end.
+//! Files on their way to the disk, and the metadata that is written at the end.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,11 +10,9 @@ use super::block::Blocks;
 use super::directory::{self, Entry};
 use super::extent::{self, Extent};
 use super::inode::{self, Attributes, Device, Inode, mode};
+use super::tree::{self, FIRST_INODE, Freed, Place, ROOT, Tree};
 use super::{BLOCK, BLOCKS_PER_GROUP, INODES_PER_BLOCK, attribute, low16, low32, put16, put32};
 
-const ROOT: u32 = 2;
-/// First inode that is not reserved; `lost+found` by convention.
-const FIRST_INODE: u32 = 11;
 /// Blocks kept for group descriptors: enough for 8192 groups, which are 1 TiB.
 const DESCRIPTOR_BLOCKS: u64 = 64;
 const DESCRIPTOR: usize = 32;
@@ -29,6 +27,7 @@ const LARGEST_FILE: u64 = 1 << 43;
 const LONGEST_TARGET: usize = 4095;
 /// Shortest run of zero blocks that becomes a hole; shorter ones would only split extents.
 const SHORTEST_HOLE: u32 = 16;
+const ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// Bytes read from a file at a time.
 const CHUNK: usize = 256 << 10;
 
@@ -94,6 +93,15 @@ pub(crate) enum Ext4Error {
         #[source]
         source: AttributeError,
     },
+    /// Symbolic links on the way lead round and round.
+    #[error("there are too many symbolic links on the way to `{}`", path.display())]
+    TooManySymlinks {
+        /// The path that was to be made.
+        path: PathBuf,
+    },
+    /// More layers than can be told apart.
+    #[error("there are too many layers")]
+    TooManyLayers,
     /// More files than the disk's groups can hold.
     #[error("there are too many files for one file system")]
     TooManyFiles,
@@ -108,15 +116,11 @@ pub(crate) struct Summary {
     pub(crate) inodes: u64,
 }
 
-type Names = BTreeMap<Box<[u8]>, u32>;
-
 /// Writes one file system; see the module.
 pub(crate) struct Writer {
     blocks: Blocks,
     uuid: [u8; 16],
-    /// Inode 1 is at index 0; removed ones are `None`.
-    inodes: Vec<Option<Inode>>,
-    directories: BTreeMap<u32, Names>,
+    tree: Tree,
 }
 
 impl Writer {
@@ -125,17 +129,8 @@ impl Writer {
         let mut writer = Self {
             blocks: Blocks::new(file, 1 + DESCRIPTOR_BLOCKS, DATA_LIMIT),
             uuid,
-            inodes: (1..FIRST_INODE).map(|_| None).collect(),
-            directories: BTreeMap::new(),
+            tree: Tree::new(),
         };
-        let root = Attributes {
-            mode: 0o755,
-            ..Attributes::default()
-        };
-        let mut inode = Inode::new(mode::DIRECTORY, &root);
-        inode.links = 2;
-        writer.inodes[ROOT as usize - 1] = Some(inode);
-        writer.directories.insert(ROOT, Names::new());
         let lost_and_found = Attributes {
             mode: 0o700,
             ..Attributes::default()
@@ -156,18 +151,18 @@ impl Writer {
         let mut inode = self.new_inode(path, mode::DIRECTORY, attributes)?;
         inode.links = 2;
         inode.blocks = (start, self.blocks.next() - start);
-        let Some((parent, name)) = self.place(path)? else {
+        let Some(place) = self.tree.place(path)? else {
             return self.replace_directory(ROOT, inode);
         };
-        match self.directories[&parent].get(name).copied() {
-            Some(number) if self.directories.contains_key(&number) => {
+        match self.tree.at(place) {
+            Some(number) if self.tree.is_directory(number) => {
+                self.tree.touch(place);
                 self.replace_directory(number, inode)
             }
             _ => {
-                let number = self.insert(path, parent, name, inode)?;
-                self.directories.insert(number, Names::new());
-                self.inode_mut(parent).links += 1;
-                Ok(())
+                let number = self.tree.add_directory(inode)?;
+                let freed = self.tree.name(place, number);
+                self.free(freed)
             }
         }
     }
@@ -180,7 +175,7 @@ impl Writer {
         content: &mut dyn Read,
         size: u64,
     ) -> Result<(), Ext4Error> {
-        let (parent, name) = self.place_file(path)?;
+        let place = self.place_file(path)?;
         if size > LARGEST_FILE {
             return Err(Ext4Error::TooLarge { path: shown(path) });
         }
@@ -191,7 +186,7 @@ impl Writer {
         inode.flags = inode::EXTENTS;
         inode.size = size;
         inode.blocks = (start, self.blocks.next() - start);
-        self.insert(path, parent, name, inode)?;
+        self.insert(place, inode)?;
         Ok(())
     }
 
@@ -202,7 +197,7 @@ impl Writer {
         attributes: &Attributes,
         target: &[u8],
     ) -> Result<(), Ext4Error> {
-        let (parent, name) = self.place_file(path)?;
+        let place = self.place_file(path)?;
         if target.is_empty() || target.len() > LONGEST_TARGET || target.contains(&0) {
             return Err(Ext4Error::TooLarge { path: shown(path) });
         }
@@ -223,7 +218,11 @@ impl Writer {
             inode.flags = inode::EXTENTS;
         }
         inode.blocks = (start, self.blocks.next() - start);
-        self.insert(path, parent, name, inode)?;
+        let is_long = inode.flags & inode::EXTENTS != 0;
+        let number = self.insert(place, inode)?;
+        if is_long {
+            self.tree.keep_target(number, target);
+        }
         Ok(())
     }
 
@@ -234,45 +233,86 @@ impl Writer {
         attributes: &Attributes,
         device: Device,
     ) -> Result<(), Ext4Error> {
-        let (parent, name) = self.place_file(path)?;
+        let place = self.place_file(path)?;
         let start = self.blocks.next();
         let mut inode = self.new_inode(path, device.file_type(), attributes)?;
         inode.block = device.numbers();
         inode.blocks = (start, self.blocks.next() - start);
-        self.insert(path, parent, name, inode)?;
+        self.insert(place, inode)?;
         Ok(())
     }
 
     /// Makes `path` another name of the file `target`.
     pub(crate) fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), Ext4Error> {
-        let (parent, name) = self.place_file(path)?;
-        let number = self
-            .find(target)
-            .filter(|number| !self.directories.contains_key(number))
+        let place = self.place_file(path)?;
+        let number = match self.tree.look(target)? {
+            Some(target) => self.tree.at(target),
+            None => None,
+        };
+        let number = number
+            .filter(|number| !self.tree.is_directory(*number))
             .ok_or_else(|| Ext4Error::LinkTarget {
                 path: shown(path),
                 target: shown(target),
             })?;
-        if self.directories[&parent].get(name) == Some(&number) {
+        if self.tree.at(place) == Some(number) {
+            self.tree.touch(place);
             return Ok(());
         }
-        let inode = self.inode_mut(number);
+        let inode = self.tree.inode_mut(number);
         if inode.links >= MOST_LINKS {
             return Err(Ext4Error::TooManyLinks { path: shown(path) });
         }
         // Counted first: the link may take the place of the directory that holds its target.
         inode.links += 1;
-        self.remove_entry(parent, name)?;
-        self.names_mut(parent).insert(name.into(), number);
-        Ok(())
+        let freed = self.tree.name(place, number);
+        self.free(freed)
     }
 
     /// Removes `path` with everything below it. Nothing happens if it is not there.
     pub(crate) fn remove(&mut self, path: &[u8]) -> Result<(), Ext4Error> {
-        match self.place(path)? {
-            Some((parent, name)) => self.remove_entry(parent, name),
-            None => Err(Ext4Error::Path { path: shown(path) }),
-        }
+        let place = self.tree.look(path)?;
+        let freed = match place {
+            Some(place) if place.name.is_empty() => {
+                return Err(Ext4Error::Path { path: shown(path) });
+            }
+            Some(place) => self.tree.remove(place),
+            None => return Ok(()),
+        };
+        self.free(freed)
+    }
+
+    /// How many directories are above `path`, once symbolic links are followed.
+    pub(crate) fn depth_of(&mut self, path: &[u8]) -> Result<usize, Ext4Error> {
+        let place = self.tree.look(path)?;
+        // Directories that are not there yet will be where the path says.
+        let as_written = || tree::components(path).count().saturating_sub(1);
+        Ok(place.map_or_else(as_written, |place| place.depth))
+    }
+
+    /// What is written from here on is of a layer above all that was written before.
+    pub(crate) fn begin_layer(&mut self) -> Result<(), Ext4Error> {
+        self.tree.begin_layer().ok_or(Ext4Error::TooManyLayers)
+    }
+
+    /// Removes what layers below left at `path`, and keeps what this layer brings there.
+    pub(crate) fn hide(&mut self, path: &[u8]) -> Result<(), Ext4Error> {
+        let freed = match self.tree.look(path)? {
+            Some(place) => self.tree.hide(place),
+            None => return Ok(()),
+        };
+        self.free(freed)
+    }
+
+    /// Removes what layers below left in the directory `path`.
+    pub(crate) fn hide_content(&mut self, path: &[u8]) -> Result<(), Ext4Error> {
+        // A name below it, so that the directory itself may be reached by a symbolic link.
+        let below = [path, b"/-"].concat();
+        let freed = match self.tree.look(&below)? {
+            Some(place) => self.tree.hide_below(place.directory),
+            None => return Ok(()),
+        };
+        self.free(freed)
     }
 
     /// Writes directories, inodes, bitmaps and the superblock, and waits until all of it is
@@ -280,11 +320,12 @@ impl Writer {
     pub(crate) fn finish(mut self) -> Result<Summary, Ext4Error> {
         self.write_directories()?;
         let data_end = self.blocks.next();
-        let layout =
-            Layout::new(data_end, self.inodes.len() as u64).ok_or(Ext4Error::TooManyFiles)?;
+        let layout = Layout::new(data_end, self.tree.inodes().len() as u64)
+            .ok_or(Ext4Error::TooManyFiles)?;
         let length = layout.total * BLOCK as u64;
         let inodes = self
-            .inodes
+            .tree
+            .inodes()
             .iter()
             .skip(FIRST_INODE as usize - 1)
             .flatten()
@@ -324,14 +365,14 @@ impl Writer {
                 })?;
             left -= wanted as u64;
             for block in buffer[..wanted].chunks(BLOCK) {
-                if block.iter().all(|byte| *byte == 0) {
+                if *block == ZEROS[..block.len()] {
                     zeros += 1;
                     continue;
                 }
                 match zeros < SHORTEST_HOLE {
                     true => {
                         for _ in 0..zeros {
-                            self.append(&mut extents, &mut logical, &[0; BLOCK])?;
+                            self.append(&mut extents, &mut logical, &ZEROS)?;
                         }
                     }
                     false => logical += zeros,
@@ -380,131 +421,52 @@ impl Writer {
         Ok(inode)
     }
 
-    /// The directory that `path` is in and its name there, `None` for the root. Missing
-    /// directories on the way are made.
-    fn place<'a>(&mut self, path: &'a [u8]) -> Result<Option<(u32, &'a [u8])>, Ext4Error> {
-        let mut names = Vec::new();
-        for name in components(path) {
-            if name.len() > 255 || name == b".." || name.contains(&0) {
-                return Err(Ext4Error::Path { path: shown(path) });
-            }
-            names.push(name);
-        }
-        let Some(last) = names.pop() else {
-            return Ok(None);
-        };
-        let mut directory = ROOT;
-        for name in names {
-            directory = match self.directories[&directory].get(name).copied() {
-                Some(number) if self.directories.contains_key(&number) => number,
-                Some(_) => return Err(Ext4Error::NotADirectory { path: shown(path) }),
-                None => {
-                    let attributes = Attributes {
-                        mode: 0o755,
-                        ..Attributes::default()
-                    };
-                    let mut inode = Inode::new(mode::DIRECTORY, &attributes);
-                    inode.links = 2;
-                    let number = self.insert(path, directory, name, inode)?;
-                    self.directories.insert(number, Names::new());
-                    self.inode_mut(directory).links += 1;
-                    number
-                }
-            };
-        }
-        Ok(Some((directory, last)))
-    }
-
-    fn place_file<'a>(&mut self, path: &'a [u8]) -> Result<(u32, &'a [u8]), Ext4Error> {
-        self.place(path)?
+    fn place_file<'a>(&mut self, path: &'a [u8]) -> Result<Place<'a>, Ext4Error> {
+        self.tree
+            .place(path)?
             .ok_or_else(|| Ext4Error::Path { path: shown(path) })
     }
 
-    fn find(&self, path: &[u8]) -> Option<u32> {
-        components(path).try_fold(ROOT, |directory, name| {
-            self.directories.get(&directory)?.get(name).copied()
-        })
-    }
-
-    /// Names `inode` in `parent`, in place of what had that name.
-    fn insert(
-        &mut self,
-        path: &[u8],
-        parent: u32,
-        name: &[u8],
-        inode: Inode,
-    ) -> Result<u32, Ext4Error> {
-        self.remove_entry(parent, name)?;
-        self.inodes.push(Some(inode));
-        let number = u32::try_from(self.inodes.len())
-            .map_err(|_| Ext4Error::TooLarge { path: shown(path) })?;
-        self.names_mut(parent).insert(name.into(), number);
+    /// Adds `inode` under that name, in place of what had it.
+    fn insert(&mut self, place: Place<'_>, inode: Inode) -> Result<u32, Ext4Error> {
+        let number = self.tree.add(inode)?;
+        let freed = self.tree.name(place, number);
+        self.free(freed)?;
         Ok(number)
     }
 
     fn replace_directory(&mut self, number: u32, inode: Inode) -> Result<(), Ext4Error> {
-        let slot = self.inode_mut(number);
+        let slot = self.tree.inode_mut(number);
         let links = slot.links;
         let old = std::mem::replace(slot, Inode { links, ..inode });
-        self.blocks
-            .free(old.blocks.0, old.blocks.1)
-            .map_err(Ext4Error::Write)
+        self.free(vec![old.blocks])
     }
 
-    fn remove_entry(&mut self, parent: u32, name: &[u8]) -> Result<(), Ext4Error> {
-        let Some(number) = self.names_mut(parent).remove(name) else {
-            return Ok(());
-        };
-        let mut doomed = vec![number];
-        if self.directories.contains_key(&number) {
-            self.inode_mut(parent).links -= 1;
-        }
-        while let Some(number) = doomed.pop() {
-            let names = self.directories.remove(&number);
-            let is_directory = names.is_some();
-            doomed.extend(names.into_iter().flat_map(BTreeMap::into_values));
-            let inode = self.inode_mut(number);
-            inode.links -= 1;
-            if inode.links == 0 || is_directory {
-                let (start, count) = inode.blocks;
-                self.inodes[number as usize - 1] = None;
-                self.blocks.free(start, count).map_err(Ext4Error::Write)?;
-            }
+    fn free(&mut self, freed: Freed) -> Result<(), Ext4Error> {
+        for (start, count) in freed {
+            self.blocks.free(start, count).map_err(Ext4Error::Write)?;
         }
         Ok(())
     }
 
-    fn inode_mut(&mut self, number: u32) -> &mut Inode {
-        self.inodes[number as usize - 1]
-            .as_mut()
-            .expect("a name refers to an inode that is there")
-    }
-
-    fn names_mut(&mut self, directory: u32) -> &mut Names {
-        self.directories
-            .get_mut(&directory)
-            .expect("the number was taken from the table of directories")
-    }
-
     fn write_directories(&mut self) -> Result<(), Ext4Error> {
-        let directories = std::mem::take(&mut self.directories);
+        let directories = self.tree.take_directories();
         let mut parents = BTreeMap::from([(ROOT, ROOT)]);
         for (number, names) in &directories {
             for child in names
                 .values()
+                .map(|name| name.inode)
                 .filter(|child| directories.contains_key(child))
             {
-                parents.insert(*child, *number);
+                parents.insert(child, *number);
             }
         }
         for (number, names) in &directories {
             let dots = [(&b"."[..], *number), (&b".."[..], parents[number])];
-            let named = names.iter().map(|(name, child)| (&name[..], *child));
+            let named = names.iter().map(|(text, name)| (&text[..], name.inode));
             let entries = dots.into_iter().chain(named).map(|(name, child)| Entry {
                 inode: child,
-                kind: self.inodes[child as usize - 1]
-                    .as_ref()
-                    .map_or(0, Inode::entry_type),
+                kind: self.tree.inode(child).map_or(0, Inode::entry_type),
                 name,
             });
             let bytes = directory::encode(entries);
@@ -517,7 +479,7 @@ impl Writer {
             }
             let root = extent::root(&extents, &mut self.blocks).map_err(Ext4Error::Write)?;
             let total = self.blocks.next() - start;
-            let inode = self.inode_mut(*number);
+            let inode = self.tree.inode_mut(*number);
             inode.block = root;
             inode.flags = inode::EXTENTS;
             inode.size = count * BLOCK as u64;
@@ -585,7 +547,11 @@ impl Writer {
         let (mut used, mut directories) = (0, 0);
         for index in 0..layout.inodes_per_group {
             let number = group * layout.inodes_per_group + index;
-            let inode = self.inodes.get(number as usize).and_then(Option::as_ref);
+            let inode = self
+                .tree
+                .inodes()
+                .get(number as usize)
+                .and_then(Option::as_ref);
             if inode.is_some() || number < FIRST_INODE - 1 {
                 used += 1;
                 directories += u32::from(inode.is_some_and(Inode::is_directory));
@@ -598,11 +564,11 @@ impl Writer {
 
     fn write_inode_table(&mut self, layout: &Layout, group: u32) -> io::Result<()> {
         let first = group as usize * layout.inodes_per_group as usize;
-        let last = (first + layout.inodes_per_group as usize).min(self.inodes.len());
+        let last = (first + layout.inodes_per_group as usize).min(self.tree.inodes().len());
         if first >= last {
             return Ok(());
         }
-        let table: Vec<u8> = self.inodes[first..last]
+        let table: Vec<u8> = self.tree.inodes()[first..last]
             .iter()
             .flat_map(|inode| inode.as_ref().map_or([0; super::INODE], Inode::encode))
             .collect();
@@ -741,13 +707,7 @@ impl Usage {
     }
 }
 
-/// The names of a path, without empty ones and `.`.
-fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
-}
-
-fn shown(path: &[u8]) -> PathBuf {
+pub(super) fn shown(path: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     PathBuf::from(std::ffi::OsStr::from_bytes(path))
 }

@@ -29,6 +29,7 @@ use crate::disk;
 use crate::draft::Draft;
 use crate::ext4::Writer;
 use crate::manifest::{self, Manifest};
+use crate::oci::OciFailure;
 use crate::progress::Reporter;
 use crate::store::{StoreConfig, StoreError};
 use crate::tarball;
@@ -82,6 +83,9 @@ pub enum ImageError {
     /// It took too long.
     #[error("building the image took longer than {} minutes", LIMIT.as_secs() / 60)]
     Timeout,
+    /// An image of another maker could not be had.
+    #[error(transparent)]
+    Oci(#[from] OciFailure),
     /// The store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -101,6 +105,7 @@ impl ImageError {
             Self::Tool(ToolError::Missing { .. }) | Self::UserIds { .. } => ErrorKind::Precondition,
             Self::Tool(_) | Self::Bootstrap(_) | Self::Step { .. } => ErrorKind::Failed,
             Self::Timeout => ErrorKind::Timeout,
+            Self::Oci(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Shared(error) => error.kind(),
@@ -126,6 +131,7 @@ impl ImageError {
                  then try again"
                     .to_owned(),
             ),
+            Self::Oci(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Shared(error) => error.hint(),
             Self::Step { .. } | Self::Cancelled => None,
@@ -247,6 +253,8 @@ fn build(
         workdir: None,
         entrypoint: Vec::new(),
         cmd: Vec::new(),
+        reference: None,
+        labels: std::collections::BTreeMap::new(),
     };
     manifest::write(&manifest, draft.path()).map_err(step("write the image's manifest"))?;
     draft
@@ -299,7 +307,7 @@ impl Read for Hashed<'_> {
 }
 
 /// The file system's UUID is the image's id.
-fn uuid(id: &ImageId) -> [u8; 16] {
+pub(crate) fn uuid(id: &ImageId) -> [u8; 16] {
     let digits = id.as_str().as_bytes();
     std::array::from_fn(|at| {
         let pair = std::str::from_utf8(&digits[at * 2..at * 2 + 2]).unwrap_or("0");

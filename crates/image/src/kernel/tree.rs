@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deb::{self, DebError};
 use crate::ext4::{Attributes, Ext4Error, Time, Writer};
-use crate::tarball::{Reader, TarError};
+use crate::tarball::{End, Reader, TarError};
 
 /// No bzImage is larger.
 const LARGEST_IMAGE: u64 = 256 << 20;
@@ -79,7 +79,7 @@ fn unpack_stream(
     modules: &Path,
     cancel: &CancellationToken,
 ) -> Result<Option<(String, Vec<u8>)>, TreeError> {
-    let mut reader = Reader::new(stream);
+    let mut reader = Reader::new(stream, End::Marked);
     let mut kernel = None;
     while let Some(entry) = reader.next_entry()? {
         if cancel.is_cancelled() {

@@ -53,6 +53,8 @@ impl Place {
             workdir: None,
             entrypoint: Vec::new(),
             cmd: Vec::new(),
+            reference: None,
+            labels: [].into(),
         };
         manifest::write(&manifest, &directory).unwrap();
         directory

@@ -1,9 +1,13 @@
 //! Images and kernels.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::ImageId;
 use crate::name::ArtifactName;
+use crate::reference::ImageReference;
 use crate::size::ByteSize;
 
 /// An image.
@@ -27,6 +31,77 @@ pub struct Image {
     pub size: ByteSize,
     /// The kernel that it boots with.
     pub kernel: ArtifactName,
+    /// The reference that it was pulled by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Environment of commands.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// User that commands run as; root if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Directory that commands start in; the user's home if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// What the image's maker wants run before any argument.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// The arguments of that, or the command, if none are given.
+    #[serde(default)]
+    pub cmd: Vec<String>,
+    /// What the image's maker says of it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Body of `POST /v1/images/pull`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PullImage {
+    /// Which image.
+    pub reference: ImageReference,
+    /// What it is to be called; made of the reference if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<ArtifactName>,
+    /// The kernel that it is to boot with; the default one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<ArtifactName>,
+    /// Most bytes that its files may have; a multiple of what is fetched if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<ByteSize>,
+    /// Whether plain HTTP will do for a registry that speaks no TLS.
+    #[serde(default)]
+    pub insecure: bool,
+    /// Who asks. It is used for this pull, and kept nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<RegistryAuth>,
+}
+
+/// Proof of who asks a registry.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum RegistryAuth {
+    /// A user and a password.
+    Password {
+        /// The user.
+        username: String,
+        /// The password, or a token that serves as one.
+        password: String,
+    },
+    /// A token that is given for other tokens.
+    IdentityToken {
+        /// It.
+        token: String,
+    },
+}
+
+// Not derived: a secret must not get into a log.
+impl fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Password { .. } => "Password { .. }",
+            Self::IdentityToken { .. } => "IdentityToken { .. }",
+        })
+    }
 }
 
 /// A kernel.

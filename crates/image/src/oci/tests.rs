@@ -1,0 +1,6 @@
+//! Pulls from registries: an ordinary one, and one that does what a test tells it.
+
+mod hostile;
+mod image;
+mod real;
+mod server;
