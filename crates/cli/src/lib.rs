@@ -18,6 +18,7 @@ mod archive;
 mod args;
 mod commands;
 mod complete;
+mod credentials;
 mod duration;
 mod failure;
 mod filter;
@@ -29,6 +30,7 @@ mod render;
 mod session;
 mod settings;
 mod signals;
+mod source;
 mod ui;
 mod usage;
 

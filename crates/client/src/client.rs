@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use banger_proto::VERSION;
 use banger_proto::api::{
-    CreateVm, DaemonStatus, Image, Kernel, KillVm, LogKind, Operation, SetVm, SshTarget, Version,
-    Vm, VmHealth, VmStats,
+    CreateVm, DaemonStatus, Image, Kernel, KillVm, LogKind, Operation, PullImage, SetVm, SshTarget,
+    Version, Vm, VmHealth, VmStats,
 };
 use banger_proto::id::OperationId;
 use banger_proto::name::ArtifactName;
+use banger_proto::size::ByteSize;
 use bytes::Bytes;
 use futures_util::Stream;
 
@@ -298,6 +299,33 @@ impl Client {
         self.transport
             .json(Call::post(path("/v1/images/", name.as_str(), "/pull")))
             .await
+    }
+
+    /// `POST /v1/images/pull`: an image of a registry.
+    pub async fn pull_reference(&self, pull: &PullImage) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post("/v1/images/pull").json(pull))
+            .await
+    }
+
+    /// `POST /v1/images/archive`: an image in an archive, which is sent first. The operation
+    /// begins when all of it is there.
+    pub async fn send_archive(
+        &self,
+        name: &ArtifactName,
+        kernel: Option<&ArtifactName>,
+        size: Option<ByteSize>,
+        archive: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Operation, ClientError> {
+        let mut query = format!("name={name}");
+        if let Some(kernel) = kernel {
+            query.push_str(&format!("&kernel={kernel}"));
+        }
+        if let Some(size) = size {
+            query.push_str(&format!("&size={}", size.bytes()));
+        }
+        let call = Call::post(format!("/v1/images/archive?{query}"));
+        self.transport.upload_for(call, Upload::new(archive)).await
     }
 
     /// `GET /v1/kernels`

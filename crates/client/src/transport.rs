@@ -185,11 +185,26 @@ impl Transport {
     /// Sends the call with a body that comes by and by. It may take as long as it likes, as
     /// long as the daemon goes on taking it.
     pub(crate) async fn upload(&self, call: Call, upload: Upload) -> Result<(), ClientError> {
+        self.upload_whole(call, upload).await.map(drop)
+    }
+
+    /// As [`Transport::upload`], for an answer with a JSON body.
+    pub(crate) async fn upload_for<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        upload: Upload,
+    ) -> Result<T, ClientError> {
+        let request = call.name();
+        let body = self.upload_whole(call, upload).await?;
+        serde_json::from_slice(&body).map_err(|source| ClientError::Shape { request, source })
+    }
+
+    async fn upload_whole(&self, call: Call, upload: Upload) -> Result<Bytes, ClientError> {
         let request = call.name();
         let waiting = upload.waiting();
         let sending = async {
             let answer = self.send(call, Kind::Upload(upload)).await?;
-            read_body(&request, answer.into_body()).await.map(drop)
+            read_body(&request, answer.into_body()).await
         };
         tokio::select! {
             result = sending => result,

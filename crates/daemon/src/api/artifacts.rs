@@ -1,13 +1,21 @@
 //! Images and kernels.
 
+use std::io;
+
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use banger_image::{ImageError, KernelError, Reporter, Store};
-use banger_proto::api::{Image, Kernel, OperationKind};
+use banger_image::{ImageError, KernelError, PullRequest, Reporter, Shape, Store};
+use banger_proto::api::{Image, Kernel, OperationKind, PullImage};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
 use banger_proto::name::ArtifactName;
+use banger_proto::size::ByteSize;
+use futures_util::StreamExt as _;
+use serde::Deserialize;
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
 use super::Api;
 use super::exchange::{Failure, Json, accepted};
@@ -35,6 +43,111 @@ pub async fn pull(
     let name: ArtifactName = name.parse().map_err(|error| {
         ApiError::new(ErrorKind::Invalid, "could not pull the image").caused_by(&error)
     })?;
+    let store = api.fleet.host().images.clone();
+    let wanted = name.clone();
+    let image = async move |progress: Reporter| store.ensure_image(&wanted, &progress).await;
+    Ok(begin(&api, &name, request_id, image))
+}
+
+/// Gets an image of a registry.
+pub async fn pull_reference(
+    State(api): State<Api>,
+    Extension(request_id): Extension<RequestId>,
+    Json(pull): Json<PullImage>,
+) -> Result<Response, Failure> {
+    let name = pull
+        .name
+        .clone()
+        .unwrap_or_else(|| pull.reference.suggested_name());
+    let request = PullRequest {
+        shape: shape(&api, name.clone(), pull.kernel, pull.size).await?,
+        reference: pull.reference,
+        insecure: pull.insecure,
+        auth: pull.auth,
+    };
+    let store = api.fleet.host().images.clone();
+    let image = async move |progress: Reporter| store.pull(&request, &progress).await;
+    Ok(begin(&api, &name, request_id, image))
+}
+
+/// What an image in an archive is to be.
+#[derive(Debug, Deserialize)]
+pub struct ArchiveShape {
+    name: ArtifactName,
+    kernel: Option<ArtifactName>,
+    size: Option<u64>,
+}
+
+/// Makes an image of the archive in the body, once all of it has come.
+pub async fn take_archive(
+    State(api): State<Api>,
+    Extension(request_id): Extension<RequestId>,
+    wanted: Result<Query<ArchiveShape>, QueryRejection>,
+    body: Body,
+) -> Result<Response, Failure> {
+    let Query(wanted) = wanted.map_err(|error| {
+        ApiError::new(ErrorKind::Invalid, "could not take the archive").caused_by(&error)
+    })?;
+    let name = wanted.name;
+    let size = wanted.size.map(ByteSize::from_bytes);
+    let shape = shape(&api, name.clone(), wanted.kernel, size).await?;
+    let store = api.fleet.host().images.clone();
+    let file = store
+        .archive_file()
+        .await
+        .map_err(|error| store_failure("keep the archive", &error))?;
+    let archive = receive(body, file).await.map_err(|error| {
+        ApiError::new(ErrorKind::Failed, "could not keep the archive").caused_by(&error)
+    })?;
+    let image =
+        async move |progress: Reporter| store.make_from_archive(archive, shape, &progress).await;
+    Ok(begin(&api, &name, request_id, image))
+}
+
+/// Writes what comes into `file`, which is given back at its beginning. Whoever sends it may
+/// take as long as they like; what they sent is gone when they go.
+async fn receive(body: Body, file: std::fs::File) -> io::Result<std::fs::File> {
+    let mut file = tokio::fs::File::from_std(file);
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        file.write_all(&piece.map_err(io::Error::other)?).await?;
+    }
+    file.flush().await?;
+    file.rewind().await?;
+    Ok(file.into_std().await)
+}
+
+async fn shape(
+    api: &Api,
+    name: ArtifactName,
+    kernel: Option<ArtifactName>,
+    limit: Option<ByteSize>,
+) -> Result<Shape, ApiError> {
+    let kernel = kernel.unwrap_or_else(banger_image::default_kernel);
+    let (store, wanted) = (api.fleet.host().images.clone(), kernel.clone());
+    let known = crate::blocking(move || store.require_known_kernel(&wanted)).await;
+    known.map_err(|error| {
+        let mut api = could_not(&name, error.kind()).caused_by(&error);
+        api.hint = error.hint();
+        api
+    })?;
+    Ok(Shape {
+        name,
+        kernel,
+        limit,
+    })
+}
+
+/// Begins to get the image `name` by `image`, and the kernel it boots with.
+fn begin<F>(
+    api: &Api,
+    name: &ArtifactName,
+    request_id: RequestId,
+    image: impl FnOnce(Reporter) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = Result<banger_image::Image, ImageError>> + Send + 'static,
+{
     let host = api.fleet.host();
     let work = host.operations.begin(Subject {
         kind: OperationKind::PullImage,
@@ -43,13 +156,14 @@ pub async fn pull(
     });
     let operation = work.operation();
     let (store, report, cancelled) = (host.images.clone(), work.reporter(), work.cancelled());
+    let name = name.clone();
     host.pulls.begin(|ends| async move {
         let called_off = || {
             let message = format!("getting the image `{name}` was called off");
             ApiError::new(ErrorKind::Cancelled, message)
         };
         let result = tokio::select! {
-            result = get(&store, &name, &report) => result,
+            result = get(&store, &name, &report, image) => result,
             () = cancelled.cancelled() => Err(called_off()),
             () = ends.cancelled() => {
                 let mut error = called_off();
@@ -59,29 +173,33 @@ pub async fn pull(
         };
         work.end(result);
     });
-    Ok(accepted(operation))
+    accepted(operation)
 }
 
 /// Gets an image and the kernel it boots with.
-async fn get(store: &Store, name: &ArtifactName, report: &StageReporter) -> Result<(), ApiError> {
+async fn get<F>(
+    store: &Store,
+    name: &ArtifactName,
+    report: &StageReporter,
+    image: impl FnOnce(Reporter) -> F,
+) -> Result<(), ApiError>
+where
+    F: Future<Output = Result<banger_image::Image, ImageError>>,
+{
     let sink = report.clone();
     let progress = Reporter::new(move |progress| sink.progress(progress));
-    let could_not = |kind| ApiError::new(kind, format!("could not get the image `{name}`"));
     let from_image = |error: ImageError| {
-        let mut api = could_not(error.kind()).caused_by(&error);
+        let mut api = could_not(name, error.kind()).caused_by(&error);
         api.hint = error.hint();
         api
     };
     let from_kernel = |error: KernelError| {
-        let mut api = could_not(error.kind()).caused_by(&error);
+        let mut api = could_not(name, error.kind()).caused_by(&error);
         api.hint = error.hint();
         api
     };
     let mark = report.stage("image");
-    let image = store
-        .ensure_image(name, &progress)
-        .await
-        .map_err(from_image)?;
+    let image = image(progress.clone()).await.map_err(from_image)?;
     mark.done();
     let mark = report.stage("kernel");
     let kernel = store
@@ -91,6 +209,10 @@ async fn get(store: &Store, name: &ArtifactName, report: &StageReporter) -> Resu
     store.initramfs(&kernel).await.map_err(from_kernel)?;
     mark.done();
     Ok(())
+}
+
+fn could_not(name: &ArtifactName, kind: ErrorKind) -> ApiError {
+    ApiError::new(kind, format!("could not get the image `{name}`"))
 }
 
 fn store_failure(what: &str, error: &banger_image::StoreError) -> ApiError {

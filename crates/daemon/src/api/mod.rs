@@ -73,6 +73,8 @@ impl Api {
             .route("/v1/vms/{vm}/files", get(files::read).put(files::write))
             .route("/v1/stats", get(stats::of_running))
             .route("/v1/images", get(artifacts::images))
+            .route("/v1/images/pull", post(artifacts::pull_reference))
+            .route("/v1/images/archive", post(artifacts::take_archive))
             .route("/v1/images/{name}/pull", post(artifacts::pull))
             .route("/v1/kernels", get(artifacts::kernels))
             .route("/v1/operations", get(operations::list))

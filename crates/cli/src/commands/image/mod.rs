@@ -2,6 +2,7 @@
 
 mod list;
 mod pull;
+mod show;
 
 use clap::Subcommand;
 
@@ -13,8 +14,10 @@ pub(crate) enum Image {
     /// List the images that are here
     #[command(visible_alias = "ls")]
     List(list::List),
-    /// Get an image of the catalog, and the kernel that it boots with
+    /// Get an image, and the kernel that it boots with
     Pull(pull::Pull),
+    /// Show an image: where it comes from, and how its maker wants it run
+    Show(show::Show),
 }
 
 impl Image {
@@ -22,6 +25,7 @@ impl Image {
         match self {
             Self::List(command) => command.run(settings).await,
             Self::Pull(command) => command.run(settings).await,
+            Self::Show(command) => command.run(settings).await,
         }
     }
 }

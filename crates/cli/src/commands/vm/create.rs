@@ -19,6 +19,7 @@ use crate::progress::{Detail, Display, Verbosity};
 use crate::render::time::took;
 use crate::settings::Settings;
 use crate::signals::Signals;
+use crate::source::{self, ImageName};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,9 +55,9 @@ pub(crate) struct VmArgs {
     /// The VM's name: a DNS label [default: two words, such as calm-otter]
     #[arg(long, help_heading = "VM options")]
     name: Option<VmName>,
-    /// The image to boot; got first if it is not here [default: default_image_name of the config]
+    /// The image to boot, or NAME:TAG of a registry; got first if it is not here [default: default_image_name of the config]
     #[arg(long, help_heading = "VM options", add = ArgValueCandidates::new(complete::image_names))]
-    image: Option<ArtifactName>,
+    image: Option<ImageName>,
     /// Number of virtual CPUs [default: a quarter of the host's, 1 to 4]
     #[arg(long, value_name = "N", value_parser = vcpu, allow_hyphen_values = true, help_heading = "VM options")]
     vcpu: Option<u32>,
@@ -87,11 +88,33 @@ pub(crate) struct VmArgs {
 }
 
 impl VmArgs {
+    /// Gets the image if it is one of a registry, and remembers what it is called here.
+    pub(super) async fn get_image(
+        &mut self,
+        client: &Client,
+        display: &Display,
+        signals: &mut Signals,
+    ) -> Result<(), Failure> {
+        if let Some(image) = &self.image {
+            let name = source::at_hand(client, image, display, signals).await?;
+            self.image = Some(ImageName::Ours(name));
+        }
+        Ok(())
+    }
+
+    /// The image's name, once it is known.
+    pub(super) fn image(&self) -> Option<ArtifactName> {
+        self.image.as_ref().map(|image| match image {
+            ImageName::Ours(name) => name.clone(),
+            ImageName::Reference(reference) => reference.suggested_name(),
+        })
+    }
+
     /// What to ask of the daemon.
     pub(super) fn request(self, no_start: bool, lease: Option<LeaseId>) -> CreateVm {
         CreateVm {
+            image: self.image(),
             name: self.name,
-            image: self.image,
             vcpu: self.vcpu,
             memory: self.memory,
             disk_size: self.disk_size,
@@ -110,10 +133,11 @@ impl VmArgs {
 }
 
 impl Create {
-    pub(crate) async fn run(self, settings: &Settings) -> Outcome {
+    pub(crate) async fn run(mut self, settings: &Settings) -> Outcome {
         let mut signals = Signals::listen()?;
         let client = signals.or(settings.connect()).await?;
         let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));
+        self.vm.get_image(&client, &display, &mut signals).await?;
         let request = self.vm.request(self.no_start, None);
         if self.no_wait {
             let (operation, called_off) = begin(&client, &request, &mut signals).await?;

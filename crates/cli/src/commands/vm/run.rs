@@ -1,7 +1,8 @@
 //! `banger vm run`
 
 use banger_client::Client;
-use banger_proto::api::VmState;
+use banger_proto::api::{Image, VmState};
+use banger_proto::error::{ApiError, ErrorKind};
 use clap::Args;
 
 use super::create::{VmArgs, create, vm_of};
@@ -20,6 +21,7 @@ Examples:
   banger vm run --rm -- uname -a                  one command, and nothing left behind
   banger vm run --rm --timeout 10m -- make test   at most ten minutes, else status 124
   banger vm run --rm -- sha256sum < disk.img      input and output are passed as they are
+  banger vm run --image alpine:3.20               an image of a registry, got on its first use
 
 The VM stays when the command ends, unless --rm is given; then it is deleted however banger
 ends. In a shell, Ctrl-C goes to the guest. Otherwise the first Ctrl-C goes to the guest's
@@ -33,6 +35,9 @@ pub(crate) struct Run {
     /// Delete the VM at the end, also after Ctrl-C or if banger is killed
     #[arg(long)]
     rm: bool,
+    /// Run what the image's maker wants run, with CMD as its arguments if there is one
+    #[arg(long, requires = "image")]
+    entrypoint: bool,
     #[command(flatten)]
     quiet: Quiet,
     #[command(flatten)]
@@ -40,16 +45,22 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) async fn run(self, settings: &Settings) -> Outcome {
+    pub(crate) async fn run(mut self, settings: &Settings) -> Outcome {
         let mut signals = Signals::listen()?;
-        let request = request(&self.exec);
+        let mut request = request(&self.exec);
         let client = signals.or(settings.connect()).await?;
+        let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));
+        self.vm.get_image(&client, &display, &mut signals).await?;
+        if let Some(image) = self.vm.image().filter(|_| self.entrypoint) {
+            let images = signals.or(client.images()).await?;
+            let image = images.into_iter().rfind(|known| known.name == image);
+            request.command = whole_command(image.as_ref(), request.command)?;
+        }
         // Held to the end of this process, whatever that is: the daemon deletes the VM then.
         let lease = match self.rm {
             true => Some(signals.or(client.lease()).await?),
             false => None,
         };
-        let display = Display::new(settings.ui, Verbosity::from_quiet(self.quiet.quiet));
         let id = lease.as_ref().map(|lease| lease.id().clone());
         let operation =
             create(&client, &self.vm.request(false, id), &display, &mut signals).await?;
@@ -64,6 +75,27 @@ impl Run {
             remind(&client, &vm, &display).await;
         }
         outcome
+    }
+}
+
+/// The image's entrypoint with its own arguments, or with `arguments` if there are any.
+fn whole_command(image: Option<&Image>, arguments: Vec<String>) -> Result<Vec<String>, ApiError> {
+    let (entrypoint, default) = match image {
+        Some(image) => (image.entrypoint.clone(), image.cmd.clone()),
+        None => Default::default(),
+    };
+    let arguments = match arguments.is_empty() {
+        true => default,
+        false => arguments,
+    };
+    let command = [entrypoint, arguments].concat();
+    match command.is_empty() {
+        false => Ok(command),
+        true => Err(ApiError::new(
+            ErrorKind::Invalid,
+            "the image does not say what it runs: it has neither an entrypoint nor a command",
+        )
+        .with_hint("say what to run behind `--`")),
     }
 }
 
@@ -89,6 +121,41 @@ fn reminder(vm: &str, state: VmState) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_entrypoint_takes_the_arguments_in_place_of_its_own() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let image = |entrypoint: &[&str], cmd: &[&str]| Image {
+            id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+            name: "app".parse().unwrap(),
+            digest: String::new(),
+            source: String::new(),
+            distro: String::new(),
+            arch: String::new(),
+            created_at: String::new(),
+            size: banger_proto::size::ByteSize::from_mib(1),
+            kernel: "k".parse().unwrap(),
+            reference: None,
+            env: [].into(),
+            user: None,
+            workdir: None,
+            entrypoint: words(entrypoint),
+            cmd: words(cmd),
+            labels: [].into(),
+        };
+        let server = image(&["server", "-v"], &["--port", "80"]);
+        for (image, arguments, expected) in [
+            (&server, &[][..], &["server", "-v", "--port", "80"][..]),
+            (&server, &["--help"], &["server", "-v", "--help"]),
+            (&image(&[], &["sh"]), &[], &["sh"]),
+            (&image(&[], &[]), &["ls"], &["ls"]),
+        ] {
+            let command = whole_command(Some(image), words(arguments)).unwrap();
+            assert_eq!(command, expected);
+        }
+        assert!(whole_command(Some(&image(&[], &[])), Vec::new()).is_err());
+        assert!(whole_command(None, Vec::new()).is_err());
+    }
 
     #[test]
     fn a_kept_vm_says_how_to_come_back_stop_and_delete() {
