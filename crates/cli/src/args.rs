@@ -39,10 +39,6 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one value of it in a process"
-)]
 pub(crate) enum Command {
     /// Make VMs and work in them
     #[command(subcommand)]
