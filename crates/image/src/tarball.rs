@@ -517,7 +517,9 @@ mod tests {
         let mut header = Header::new_gnu();
         header.set_size(700);
         header.set_mode(0o644);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         builder
             .append_data(&mut header, "a", &[1; 700][..])
             .unwrap();

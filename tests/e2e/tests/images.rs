@@ -1,5 +1,11 @@
 //! Images of other makers: from a registry or an archive to a VM that runs a command.
 
+#![expect(clippy::disallowed_methods, reason = "tests start what they test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "what makes the registry and its images is a part of the tests"
+)]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

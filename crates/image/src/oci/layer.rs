@@ -188,7 +188,9 @@ mod tests {
         let mut header = tar::Header::new_ustar();
         header.set_size(3_000_000);
         header.set_mode(0o644);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         let content = io::repeat(b'x').take(3_000_000);
         builder.append_data(&mut header, "file", content).unwrap();
         builder.into_inner().unwrap()

@@ -32,7 +32,9 @@ fn layer(items: &[Item]) -> Vec<u8> {
     for item in items {
         let mut header = Header::new_gnu();
         header.set_mode(0o644);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(7));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(7);
         header.set_size(0);
         let (path, kind, link, content) = match item {
             Directory(path, mode) => {
@@ -246,7 +248,7 @@ fn what_leads_out_of_the_image_is_refused() {
     ];
     let errors: Vec<_> = refused
         .iter()
-        .map(|items| listed(&[items.clone()]))
+        .map(|items| listed(std::slice::from_ref(items)))
         .collect();
     insta::assert_snapshot!(errors.join("\n"), @r"
     error: the path `../x` leads out of the image

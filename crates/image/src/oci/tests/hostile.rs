@@ -303,7 +303,9 @@ async fn a_bomb_is_refused_before_it_fills_the_disk() {
     let mut header = tar::Header::new_gnu();
     header.set_path("zeros").unwrap();
     header.set_mode(0o644);
-    (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_size(10 << 30);
     header.set_cksum();
     let mut bomb = gzip(header.as_bytes());
