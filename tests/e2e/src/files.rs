@@ -1,5 +1,6 @@
 //! How the shared image and programs come into a home, and what a home holds.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
@@ -53,22 +54,44 @@ pub fn give_tree(directory: &Path, user: &User) {
 /// Waits until there is nothing in `directory`, or no such directory.
 #[track_caller]
 pub fn wait_until_empty(directory: &Path, limit: Duration) {
+    wait_in(directory, limit, "still there", || {
+        let left = list(directory);
+        (!left.is_empty()).then_some(left)
+    });
+}
+
+/// Waits until the file holds these words.
+#[track_caller]
+pub fn wait_for_words(file: &Path, words: &str, limit: Duration) {
+    let directory = file.parent().expect("a file is in a directory");
+    wait_in(directory, limit, "not there yet", || {
+        let text = fs::read(file).unwrap_or_default();
+        (!String::from_utf8_lossy(&text).contains(words)).then_some(words)
+    });
+}
+
+/// Waits until nothing is `missing`, and looks whenever something in `directory` changes.
+#[track_caller]
+pub fn wait_in<T: fmt::Debug>(
+    directory: &Path,
+    limit: Duration,
+    what: &str,
+    mut missing: impl FnMut() -> Option<T>,
+) {
     let deadline = Instant::now() + limit;
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC).expect("inotify is to be had");
-    let events = inotify::WatchFlags::DELETE
-        | inotify::WatchFlags::DELETE_SELF
-        | inotify::WatchFlags::MOVED_FROM;
+    let events = inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::MODIFY
+        | inotify::WatchFlags::MOVE
+        | inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::DELETE_SELF;
     // The watch comes first, so that no change falls between the look and the wait.
     let watched = inotify::add_watch(&watch, directory, events).is_ok();
-    loop {
-        let left = list(directory);
-        if left.is_empty() {
-            return;
-        }
-        let limit = deadline.saturating_duration_since(Instant::now());
+    while let Some(missing) = missing() {
+        let left = deadline.saturating_duration_since(Instant::now());
         assert!(
-            watched && becomes_readable(&watch, limit),
-            "still there after {limit:?}: {left:#?}"
+            watched && becomes_readable(&watch, left),
+            "{what} after {limit:?}: {missing:#?}"
         );
         let mut buffer = [MaybeUninit::uninit(); 4096];
         inotify::Reader::new(&watch, &mut buffer)

@@ -24,6 +24,7 @@ mod invocation;
 mod terminal;
 mod user;
 
+pub use files::{wait_for_words, wait_in};
 pub use home::{Home, IMAGE};
 pub use invocation::{Invocation, Output, Running, exits_within, pid_exits_within};
 pub use terminal::Terminal;

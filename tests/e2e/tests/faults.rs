@@ -2,10 +2,10 @@
 //! truth, every command ends, and what was synced is there after the next start.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use banger_e2e::{Home, Output};
+use banger_e2e::{Home, Output, wait_for_words, wait_in};
 
 /// How long a command may take to end that is about a guest that does not answer. Without
 /// hardware virtualisation banger waits longest, for a new command 60 s.
@@ -166,7 +166,7 @@ fn an_agent_that_dies_while_no_daemon_runs_is_there_for_the_next_one() {
     let kill = kill.replace("$(", "\\$(");
     script(&home, "alone", &kill).exited_with(0);
     home.kill_daemon();
-    wait_for_words(&console, "agent is killed");
+    wait_for_words(&console, "agent is killed", BOUND);
 
     assert_eq!(script(&home, "alone", "echo back").text(), "back");
     run(&home, "delete", "alone").exited_with(0);
@@ -176,21 +176,8 @@ fn an_agent_that_dies_while_no_daemon_runs_is_there_for_the_next_one() {
 /// Where the console of a VM is written down.
 fn console_log(home: &Home, vm: &str) -> PathBuf {
     let shown = home.banger(["vm", "show", vm, "--json"]).run().json();
-    let directory = home.paths().vms().join(shown["id"].as_str().unwrap());
-    directory.join("console.log")
-}
-
-/// Waits until a file that someone else writes holds these words.
-fn wait_for_words(file: &Path, words: &str) {
-    let deadline = Instant::now() + BOUND;
-    loop {
-        let text = fs::read(file).unwrap_or_default();
-        if String::from_utf8_lossy(&text).contains(words) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "no `{words}`");
-        std::thread::yield_now();
-    }
+    let id = shown["id"].as_str().expect("a VM has an id");
+    home.paths().vms().join(id).join("console.log")
 }
 
 #[test]
@@ -225,6 +212,34 @@ fn a_guest_whose_agent_is_gone_for_good_is_told_of_and_stops_in_bounded_time() {
 }
 
 #[test]
+fn a_guest_whose_init_ignores_its_shutdown_is_powered_off_in_bounded_time_and_keeps_its_files() {
+    let Some(home) = Home::with_vms() else { return };
+    home.banger(["vm", "create", "--name", "deaf"])
+        .run()
+        .exited_with(0);
+    let console = console_log(&home, "deaf");
+    let deafen = "systemctl mask poweroff.target && echo kept >/root/kept";
+    script(&home, "deaf", deafen).exited_with(0);
+    let begin = Instant::now();
+    run(&home, "stop", "deaf").exited_with(0);
+    assert!(begin.elapsed() < BOUND, "{:?}", begin.elapsed());
+    wait_for_words(
+        &console,
+        "the guest's init did not power off in time",
+        BOUND,
+    );
+    let shown = home.banger(["vm", "show", "deaf", "--json"]).run().json();
+    assert_eq!(shown["state"], "stopped", "{shown:#}");
+    assert!(shown["failure"].is_null(), "{shown:#}");
+
+    // Nothing was synced but by the agent, at its end.
+    run(&home, "start", "deaf").exited_with(0);
+    assert_eq!(script(&home, "deaf", "cat /root/kept").text(), "kept");
+    run(&home, "delete", "deaf").exited_with(0);
+    home.assert_no_vm_left();
+}
+
+#[test]
 fn a_guest_that_floods_its_console_stays_usable_and_its_log_bounded() {
     /// Bytes beyond which a log is begun anew.
     const BOUND_OF_LOGS: u64 = 16 << 20;
@@ -239,20 +254,20 @@ fn a_guest_that_floods_its_console_stays_usable_and_its_log_bounded() {
     log.set_len(BOUND_OF_LOGS - (64 << 10)).unwrap();
     let flood = "nohup setsid sh -c 'base64 /dev/urandom >/dev/console' >/dev/null 2>&1 &";
     script(&home, "noisy", flood).exited_with(0);
-    let deadline = Instant::now() + BOUND;
     let kept = console.with_extension("log.1");
-    while !kept.exists() || log.metadata().unwrap().len() > BOUND_OF_LOGS {
-        assert!(Instant::now() < deadline, "{:?}", log.metadata());
-        std::thread::yield_now();
-    }
+    let directory = console.parent().unwrap();
+    wait_in(directory, BOUND, "not cut yet", || {
+        let length = log.metadata().unwrap().len();
+        (!kept.exists() || length > BOUND_OF_LOGS).then_some(length)
+    });
     assert!(fs::metadata(&kept).unwrap().len() <= BOUND_OF_LOGS);
     // It floods on.
     assert_eq!(script(&home, "noisy", "echo usable").text(), "usable");
     let before = log.metadata().unwrap().len();
-    while log.metadata().unwrap().len() == before {
-        assert!(Instant::now() < deadline, "the flood has ended");
-        std::thread::yield_now();
-    }
+    wait_in(directory, BOUND, "the flood has ended", || {
+        let length = log.metadata().unwrap().len();
+        (length == before).then_some(length)
+    });
     run(&home, "stop", "noisy").exited_with(0);
     run(&home, "delete", "noisy").exited_with(0);
     home.assert_no_vm_left();
