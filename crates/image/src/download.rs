@@ -83,6 +83,12 @@ pub(crate) enum DownloadError {
         /// Most bytes expected.
         limit: u64,
     },
+    /// The server does not say how long it is.
+    #[error("{url} does not tell its length")]
+    NoLength {
+        /// From where.
+        url: String,
+    },
     /// It is not what was asked for.
     #[error("what {url} sends does not have the hash that it should have")]
     WrongHash {
@@ -242,6 +248,35 @@ impl Downloads {
         String::from_utf8(bytes).map_err(|_| DownloadError::NotText {
             url: url.to_owned(),
         })
+    }
+
+    /// The length of the file at `url`, which may be at most `limit` bytes.
+    pub(crate) async fn length(&self, url: &str, limit: u64) -> Result<u64, DownloadError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.length_once(url, limit).await {
+                Err(error) if error.is_passing() && attempt < ATTEMPTS => {
+                    self.back_off(attempt, &error).await
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn length_once(&self, url: &str, limit: u64) -> Result<u64, DownloadError> {
+        // Not every server answers HEAD. The content is not read, and goes with the connection.
+        let length = self.origin.get(url, 0).await?.content_length();
+        match length {
+            None => Err(DownloadError::NoLength {
+                url: url.to_owned(),
+            }),
+            Some(length) if length > limit => Err(DownloadError::TooLong {
+                url: url.to_owned(),
+                limit,
+            }),
+            Some(length) => Ok(length),
+        }
     }
 
     /// The file at `url`, whole and with the expected hash. Progress is told under `what`.
@@ -577,5 +612,7 @@ fn io_error<'a>(
     }
 }
 
+#[cfg(test)]
+pub(crate) mod server;
 #[cfg(test)]
 mod tests;

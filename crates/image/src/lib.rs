@@ -3,12 +3,14 @@
 //! [`Store`] owns the artifacts under the state directory and makes those that are missing.
 //! It publishes each one whole, by the rename of a directory, so that nobody ever sees a
 //! half-made one. [`disk`] makes VMs' disks out of templates. [`checks`] says what the host
-//! lacks for all this, in the words that a failure uses too.
+//! lacks for all this, in the words that a failure uses too. [`Installer`] gets the one engine
+//! that a host may have to get: it is here because downloads and archives are.
 //!
 //! ```text
 //! state/images/<id>/{rootfs.ext4, manifest.json}
 //! state/kernels/<name>/{vmlinux, modules.ext4, modules.load, boot/*.ko, manifest.json,
 //!                       initrd-<hash>.img}
+//! state/engines/firecracker/<version>/{firecracker, jailer, manifest.json}
 //! cache/downloads/…   resumable downloads, named by what they must hash to
 //! cache/oci/…         layers of other makers' images, by their digests
 //! cache/templates/…   formatted, empty disks
@@ -21,6 +23,7 @@ pub mod disk;
 mod download;
 mod draft;
 mod ext4;
+mod firecracker;
 mod flight;
 mod image;
 mod kernel;
@@ -33,6 +36,10 @@ mod tool;
 
 pub use catalog::default_kernel;
 pub use check::checks;
+pub use firecracker::{
+    AnyError, InstallError, Installed, Installer, InstallerConfig, InvalidSha256, Judge, Release,
+    Sha256Sum, Source, Upload,
+};
 pub use image::ImageError;
 pub use kernel::KernelError;
 pub use manifest::{KernelManifest, Manifest};

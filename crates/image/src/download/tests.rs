@@ -1,107 +1,7 @@
 //! Downloads from a server on the loopback that does what a test tells it.
 
-use std::sync::{Arc, Mutex};
-
+use super::server::{Answer, Server};
 use super::*;
-use tokio::io::AsyncBufReadExt;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-
-/// What the server does with one connection.
-#[derive(Clone, Debug)]
-enum Answer {
-    /// The whole file.
-    Whole,
-    /// From where the request's range begins.
-    Range,
-    /// The announced length, but only so many bytes of it.
-    Cut(usize),
-    /// A status without content.
-    Status(&'static str),
-    /// A range that was not asked for.
-    WrongRange,
-}
-
-struct Server {
-    url: String,
-    ranges: Arc<Mutex<Vec<Option<usize>>>>,
-    _task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self._task.abort();
-    }
-}
-
-impl Server {
-    /// Serves `content`, one answer for each connection and then none.
-    async fn start(content: Vec<u8>, answers: Vec<Answer>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/file", listener.local_addr().unwrap());
-        let ranges = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&ranges);
-        let task = tokio::spawn(async move {
-            for answer in answers {
-                let (stream, _) = listener.accept().await.unwrap();
-                let mut stream = tokio::io::BufReader::new(stream);
-                let mut range = None;
-                let mut line = String::new();
-                while stream.read_line(&mut line).await.unwrap() > 2 {
-                    if let Some(value) = line.to_lowercase().strip_prefix("range: bytes=") {
-                        range = value
-                            .trim()
-                            .strip_suffix('-')
-                            .and_then(|start| start.parse().ok());
-                    }
-                    line.clear();
-                }
-                seen.lock().unwrap().push(range);
-                let (head, body) = reply(&content, &answer, range);
-                let head = format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
-                stream.write_all(head.as_bytes()).await.unwrap();
-                // The client may have gone: that is its business.
-                let _ = stream.write_all(&body).await;
-                let _ = stream.shutdown().await;
-            }
-        });
-        Self {
-            url,
-            ranges,
-            _task: task,
-        }
-    }
-
-    fn ranges(&self) -> Vec<Option<usize>> {
-        self.ranges.lock().unwrap().clone()
-    }
-}
-
-fn reply(content: &[u8], answer: &Answer, range: Option<usize>) -> (String, Vec<u8>) {
-    let length = content.len();
-    let partial = |start: usize| {
-        let body = content[start..].to_vec();
-        let head = format!(
-            "206 Partial Content\r\nContent-Range: bytes {start}-{}/{length}\r\nContent-Length: {}",
-            length - 1,
-            body.len()
-        );
-        (head, body)
-    };
-    match (answer, range) {
-        (Answer::Range, Some(start)) => partial(start),
-        (Answer::WrongRange, Some(start)) => partial(start - 1),
-        (Answer::Cut(count), _) => (
-            format!("200 OK\r\nContent-Length: {length}"),
-            content[..*count].to_vec(),
-        ),
-        (Answer::Status(status), _) => (format!("{status}\r\nContent-Length: 0"), Vec::new()),
-        _ => (
-            format!("200 OK\r\nContent-Length: {length}"),
-            content.to_vec(),
-        ),
-    }
-}
 
 fn content() -> Vec<u8> {
     (0..200_000u32).flat_map(u32::to_le_bytes).collect()
@@ -282,6 +182,24 @@ async fn a_text_is_read_up_to_its_limit_and_only_if_it_is_text() {
     let server = Server::start(vec![0xff], vec![Answer::Whole]).await;
     let error = downloads.text(&server.url, 5).await.unwrap_err();
     assert!(matches!(error, DownloadError::NotText { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_length_is_told_before_anything_is_fetched() {
+    let (directory, downloads) = downloads();
+    let answers = vec![
+        Answer::Status("503 Service Unavailable"),
+        Answer::Whole,
+        Answer::Whole,
+        Answer::Status("404 Not Found"),
+    ];
+    let server = Server::start(b"hello".to_vec(), answers).await;
+    assert_eq!(downloads.length(&server.url, 5).await.unwrap(), 5);
+    let error = downloads.length(&server.url, 4).await.unwrap_err();
+    assert!(matches!(error, DownloadError::TooLong { .. }), "{error:?}");
+    let error = downloads.length(&server.url, 5).await.unwrap_err();
+    assert!(matches!(error, DownloadError::Status { .. }), "{error:?}");
+    assert!(names(&directory).is_empty());
 }
 
 #[tokio::test]
