@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// List kernels
     #[command(subcommand)]
     Kernel(commands::kernel::Kernel),
+    /// List and install the programs that run VMs
+    #[command(subcommand)]
+    Engine(commands::engine::Engine),
     /// Look at work that goes on in the daemon, and call it off
     #[command(subcommand)]
     Operation(commands::operation::Operation),
@@ -77,6 +80,7 @@ impl Command {
             Self::Vm(command) => command.run(settings).await,
             Self::Image(command) => command.run(settings).await,
             Self::Kernel(command) => command.run(settings).await,
+            Self::Engine(command) => command.run(settings).await,
             Self::Operation(command) => command.run(settings).await,
             Self::Events(command) => command.run(settings).await,
             Self::Doctor(command) => command.run(settings).await,
@@ -219,6 +223,15 @@ pub(crate) fn signal(text: &str) -> Result<i32, String> {
     }
 }
 
+/// A SHA-256, as `sha256sum` prints it.
+pub(crate) fn sha256(text: &str) -> Result<String, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match digits && text.len() == 64 {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("write the 64 hexadecimal digits that `sha256sum` prints".into()),
+    }
+}
+
 /// A label's key.
 pub(crate) fn label_key(text: &str) -> Result<String, String> {
     match text.is_empty() || text.contains('=') {
@@ -348,6 +361,16 @@ mod tests {
             &["banger", "vm", "wait", "a", "--for", "up"],
             &["banger", "vm", "cp", "a"],
             &["banger", "vm", "lst"],
+            &["banger", "engine", "install"],
+            &["banger", "engine", "install", "bochs"],
+            &[
+                "banger",
+                "engine",
+                "install",
+                "firecracker",
+                "--sha256",
+                "12",
+            ],
         ] {
             text.push_str(&format!("$ {}\n{}\n", words.join(" "), error_of(words)));
         }

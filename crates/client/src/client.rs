@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use banger_proto::VERSION;
 use banger_proto::api::{
-    CreateVm, DaemonStatus, Image, Kernel, KillVm, LogKind, Operation, PullImage, SetVm, SshTarget,
-    Version, Vm, VmHealth, VmStats,
+    CreateVm, DaemonStatus, Engine, EngineKind, Image, InstallEngine, Kernel, KillVm, LogKind,
+    Operation, PullImage, SetVm, SshTarget, Version, Vm, VmHealth, VmStats,
 };
 use banger_proto::id::OperationId;
 use banger_proto::name::ArtifactName;
@@ -333,6 +333,49 @@ impl Client {
         self.transport.json(Call::get("/v1/kernels")).await
     }
 
+    /// `GET /v1/engines`
+    pub async fn engines(&self) -> Result<Vec<Engine>, ClientError> {
+        self.transport.json(Call::get("/v1/engines")).await
+    }
+
+    /// `GET /v1/engines/{engine}`
+    pub async fn engine(&self, engine: EngineKind) -> Result<Engine, ClientError> {
+        self.transport
+            .json(Call::get(engine_path(engine, "")))
+            .await
+    }
+
+    /// `POST /v1/engines/{engine}/install`: downloads and installs it.
+    pub async fn install_engine(
+        &self,
+        engine: EngineKind,
+        request: &InstallEngine,
+    ) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(engine_path(engine, "/install")).json(request))
+            .await
+    }
+
+    /// `PUT /v1/engines/{engine}/install`: installs it from a file that the caller has.
+    pub async fn install_engine_from(
+        &self,
+        engine: EngineKind,
+        sha256: Option<&str>,
+        file: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Operation, ClientError> {
+        let query = sha256.map(|sha256| path("?sha256=", sha256, ""));
+        let after = format!("/install{}", query.unwrap_or_default());
+        let call = Call::put(engine_path(engine, &after));
+        self.transport.upload_for(call, Upload::new(file)).await
+    }
+
+    /// `DELETE /v1/engines/{engine}/install`: removes what was installed.
+    pub async fn uninstall_engine(&self, engine: EngineKind) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::delete(engine_path(engine, "/install")))
+            .await
+    }
+
     /// `GET /v1/operations`: those that go on, and those that ended not long ago.
     pub async fn operations(&self) -> Result<Vec<Operation>, ClientError> {
         self.transport.json(Call::get("/v1/operations")).await
@@ -360,6 +403,10 @@ impl Client {
 
 fn operation_path(id: &OperationId, after: &str) -> String {
     path("/v1/operations/", id.as_str(), after)
+}
+
+fn engine_path(engine: EngineKind, after: &str) -> String {
+    path("/v1/engines/", engine.as_str(), after)
 }
 
 fn files_path(vm: &str, file: &str) -> String {

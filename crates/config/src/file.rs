@@ -26,6 +26,10 @@ pub struct Config {
     /// The Firecracker program; if absent the one in `PATH`, or the one that banger installed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firecracker_bin: Option<PathBuf>,
+    /// Where `banger engine install firecracker` gets the release from, such as a mirror of
+    /// one's own; Firecracker's releases on GitHub if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firecracker_url: Option<String>,
     /// The QEMU program; looked for in `PATH` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu_bin: Option<PathBuf>,
@@ -55,6 +59,7 @@ impl Default for Config {
             log_level: LogLevel::Info,
             vmm: Vmm::Auto,
             firecracker_bin: None,
+            firecracker_url: None,
             qemu_bin: None,
             ssh_key_path: None,
             default_image_name: DEFAULT_IMAGE.parse().expect("the constant is a name"),
@@ -89,6 +94,7 @@ const KEYS: &[&str] = &[
     "log_level",
     "vmm",
     "firecracker_bin",
+    "firecracker_url",
     "qemu_bin",
     "ssh_key_path",
     "default_image_name",
@@ -473,7 +479,7 @@ mod tests {
     #[test]
     fn every_key_is_known() {
         let config = parse(
-            "log_level = 'debug'\nvmm = 'qemu'\nfirecracker_bin = '/f'\nqemu_bin = '/q'\nssh_key_path = '/k'\n\
+            "log_level = 'debug'\nvmm = 'qemu'\nfirecracker_bin = '/f'\nfirecracker_url = 'http://m/f.tgz'\nqemu_bin = '/q'\nssh_key_path = '/k'\n\
              default_image_name = 'a'\ndebian_mirror = 'http://m/debian'\n\
              auto_stop_stale_after = '90m'\nstats_poll_interval = '5s'\ncidr = '10.1.0.0/16'\n\
              [vm_defaults]\nvcpu = 2\nmemory = '1G'\ndisk_size = 2048\nsystem_size = '4GiB'\n",

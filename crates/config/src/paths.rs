@@ -145,9 +145,19 @@ impl Paths {
         self.state.join("vms")
     }
 
-    /// Where banger installs a Firecracker.
+    /// Where banger installs releases of Firecracker.
+    pub fn firecracker_releases(&self) -> PathBuf {
+        self.state.join("engines/firecracker")
+    }
+
+    /// The program of the release that is installed, if one is.
     pub fn installed_firecracker(&self) -> PathBuf {
-        self.state.join("engines/firecracker/firecracker")
+        self.firecracker_releases().join("current/firecracker")
+    }
+
+    /// What was fetched and may be needed again.
+    pub fn downloads(&self) -> PathBuf {
+        self.cache.join("downloads")
     }
 
     /// Sockets of the VM in `slot`.

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use banger_config::defaults::{self, HostResources, Resolved};
 use banger_config::{Config, Paths, instance};
+use banger_engine::Places;
 use banger_proto::doctor::{Check, CheckStatus, Report};
 use banger_proto::id::InstanceId;
 
+use crate::engines::Choice;
 use crate::host;
 use crate::store::schema;
 
@@ -88,10 +90,17 @@ fn checks() -> Vec<Check> {
         }
     };
     checks.push(database(&paths));
-    checks.extend(banger_engine::checks(
-        config.qemu_bin.as_deref(),
-        config.firecracker_bin.as_deref(),
-        Some(&paths.installed_firecracker()),
+    let survey = banger_engine::survey(&Places {
+        qemu: config.qemu_bin.clone(),
+        firecracker: config.firecracker_bin.clone(),
+        installed_firecracker: Some(paths.installed_firecracker()),
+    });
+    checks.extend(banger_engine::checks(&survey));
+    let (engine, because) = Choice::of(config.vmm, &survey);
+    checks.push(Check::pass(
+        "engine.choice",
+        "engine of a new VM",
+        format!("{engine} ({because})"),
     ));
     checks.extend(banger_image::checks(&host::store_config(
         &paths,

@@ -1,11 +1,13 @@
 //! Which engines this host has, and which one a VM gets.
 
+use std::error::Error;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use banger_config::file::Vmm;
 use banger_engine::{
-    Engine, Fake, Firecracker, FirecrackerUnusable, Place, Qemu, QemuMissing, ReleaseError,
+    Engine, Fake, Firecracker, FirecrackerUnusable, Place, Places, Qemu, QemuMissing, ReleaseError,
+    Survey,
 };
 use banger_proto::api::EngineKind;
 
@@ -49,6 +51,37 @@ pub struct Choice {
     pub because: Option<String>,
 }
 
+impl Choice {
+    /// What new VMs get where only the config says anything: the choice that
+    /// [`Engines::choose`] makes, told with its reason.
+    pub fn of(preferred: Vmm, survey: &Survey) -> (EngineKind, String) {
+        if let Some(kind) = preferred.engine() {
+            return (kind, "`vmm` in the config says so".to_owned());
+        }
+        let missing: &dyn Error = match (&survey.kvm, &survey.firecracker) {
+            (Ok(()), Ok(_)) => {
+                let because = "KVM is usable, and Firecracker is there".to_owned();
+                return (EngineKind::Firecracker, because);
+            }
+            (Err(unusable), _) => unusable,
+            (_, Err(missing)) => missing,
+        };
+        let because = format!("not Firecracker: {}", in_one_line(missing));
+        (EngineKind::Qemu, because)
+    }
+}
+
+/// An error and all below it.
+pub fn in_one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(error) = below {
+        text.push_str(&format!(": {error}"));
+        below = error.source();
+    }
+    text
+}
+
 /// Where the engines' programs are, as far as that is known.
 #[derive(Clone, Debug, Default)]
 pub struct Programs {
@@ -69,7 +102,8 @@ pub struct Engines {
     preferred: Vmm,
     programs: Programs,
     qemu: OnceLock<Arc<Qemu>>,
-    firecracker: OnceLock<Arc<Firecracker>>,
+    /// Another may be installed while the daemon runs.
+    firecracker: Mutex<Option<Arc<Firecracker>>>,
     fake: Arc<Fake>,
     fake_allowed: bool,
 }
@@ -80,7 +114,7 @@ impl Engines {
         Self {
             preferred,
             qemu: OnceLock::new(),
-            firecracker: OnceLock::new(),
+            firecracker: Mutex::default(),
             fake: Arc::new(Fake::new(programs.agent.clone())),
             programs,
             fake_allowed,
@@ -106,8 +140,9 @@ impl Engines {
     }
 
     async fn firecracker(&self) -> Result<Arc<Firecracker>, FirecrackerUnusable> {
-        if let Some(firecracker) = self.firecracker.get() {
-            return Ok(Arc::clone(firecracker));
+        let known = self.known_firecracker().clone();
+        if let Some(firecracker) = known {
+            return Ok(firecracker);
         }
         let Programs {
             firecracker,
@@ -116,8 +151,29 @@ impl Engines {
         } = self.programs.clone();
         let find =
             move || Firecracker::find(firecracker.as_deref(), installed_firecracker.as_deref());
-        let found = crate::blocking(find).await?;
-        Ok(Arc::clone(self.firecracker.get_or_init(|| Arc::new(found))))
+        let found = Arc::new(crate::blocking(find).await?);
+        *self.known_firecracker() = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// Has Firecracker looked for again when it is next needed.
+    pub fn forget_firecracker(&self) {
+        *self.known_firecracker() = None;
+    }
+
+    fn known_firecracker(&self) -> MutexGuard<'_, Option<Arc<Firecracker>>> {
+        let known = self.firecracker.lock();
+        known.expect("no holder of this lock panics")
+    }
+
+    /// What this host has now.
+    pub async fn survey(&self) -> Survey {
+        let places = Places {
+            qemu: self.programs.qemu.clone(),
+            firecracker: self.programs.firecracker.clone(),
+            installed_firecracker: self.programs.installed_firecracker.clone(),
+        };
+        crate::blocking(move || banger_engine::survey(&places)).await
     }
 
     /// The engine of this kind.
@@ -146,8 +202,8 @@ impl Engines {
             EngineKind::Fake => 1,
             EngineKind::Qemu => self.qemu.get().map_or(SLOWEST, |qemu| qemu.patience()),
             EngineKind::Firecracker => {
-                let firecracker = self.firecracker.get();
-                firecracker.map_or(SLOWEST, |firecracker| firecracker.patience())
+                let known = self.known_firecracker();
+                known.as_ref().map_or(SLOWEST, |known| known.patience())
             }
         }
     }
@@ -159,5 +215,43 @@ impl Engines {
     /// Something is left over.
     pub async fn release(&self, place: &Place) -> Result<(), ReleaseError> {
         banger_engine::release(place).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_engine::{FirecrackerMissing, Program, probe::Unusable};
+    use banger_proto::api::ProgramOrigin;
+
+    #[test]
+    fn the_choice_tells_its_reason() {
+        let survey = |firecracker: bool, kvm: bool| Survey {
+            qemu: Err(QemuMissing::NotFound),
+            firecracker: match firecracker {
+                true => Ok(Program {
+                    path: "/usr/bin/firecracker".into(),
+                    version: "1.16.1".to_owned(),
+                    origin: ProgramOrigin::Path,
+                }),
+                false => Err(FirecrackerMissing::NotFound),
+            },
+            kvm: match kvm {
+                true => Ok(()),
+                false => Err(Unusable::NoVirtualisation),
+            },
+        };
+        let said: Vec<String> = [
+            (Vmm::Auto, survey(true, true)),
+            (Vmm::Auto, survey(false, true)),
+            (Vmm::Auto, survey(true, false)),
+            (Vmm::Firecracker, survey(false, false)),
+        ]
+        .map(|(preferred, survey)| {
+            let (kind, because) = Choice::of(preferred, &survey);
+            format!("{kind}: {because}")
+        })
+        .into();
+        insta::assert_snapshot!(said.join("\n"));
     }
 }

@@ -4,12 +4,13 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use banger_config::defaults::{HostResources, ResolvedDefaults};
 use banger_config::paths::companion;
 use banger_config::{Config, Paths, defaults};
-use banger_image::{Store, StoreConfig};
+use banger_image::{AnyError, Installer, InstallerConfig, Store, StoreConfig};
 use banger_net::{InvalidConfig, Network, NetworkConfig};
 use banger_proto::id::{InstanceId, VmId};
 
@@ -109,6 +110,8 @@ pub struct Host {
     pub images: Store,
     /// Engines.
     pub engines: Engines,
+    /// Installs the one that the host may have to get.
+    pub installer: Installer,
     /// The network of the VMs.
     pub network: Network,
     /// The same, for plans.
@@ -185,6 +188,7 @@ impl Host {
             database: database.with_faults(faults.clone()),
             images: Store::open(store_config(&paths, &config, agent))?,
             engines,
+            installer: Installer::open(installer_config(&paths)),
             network: Network::new(network_config.clone())?,
             network_config,
             operations: Operations::new(&node, events.clone()),
@@ -233,6 +237,17 @@ pub fn store_config(paths: &Paths, config: &Config, agent: PathBuf) -> StoreConf
         cache_dir: paths.cache.clone(),
         agent,
         debian_mirror: config.debian_mirror.clone(),
+    }
+}
+
+fn installer_config(paths: &Paths) -> InstallerConfig {
+    let judge = |program: &Path| {
+        banger_engine::firecracker_version(program).map_err(|error| AnyError::from(Box::new(error)))
+    };
+    InstallerConfig {
+        directory: paths.firecracker_releases(),
+        downloads: paths.downloads(),
+        judge: Arc::new(judge),
     }
 }
 

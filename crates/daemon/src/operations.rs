@@ -151,7 +151,9 @@ pub enum CancelError {
     #[error("there is no such operation")]
     Unknown,
     /// It is of a kind that is done whole.
-    #[error("only creates, starts and pulls can be called off: this goes on to its end")]
+    #[error(
+        "only creates, starts, pulls and installations can be called off: this goes on to its end"
+    )]
     GoesOn,
 }
 
@@ -221,7 +223,10 @@ impl Operations {
         let entry = entry.ok_or(CancelError::Unknown)?;
         let operation = entry.record().operation.clone();
         match operation.kind {
-            OperationKind::CreateVm | OperationKind::StartVm | OperationKind::PullImage => {
+            OperationKind::CreateVm
+            | OperationKind::StartVm
+            | OperationKind::PullImage
+            | OperationKind::InstallEngine => {
                 entry.cancel.cancel();
                 Ok(operation)
             }
@@ -232,7 +237,8 @@ impl Operations {
             | OperationKind::PauseVm
             | OperationKind::ResumeVm
             | OperationKind::SetVm
-            | OperationKind::DeleteVm => Err(CancelError::GoesOn),
+            | OperationKind::DeleteVm
+            | OperationKind::UninstallEngine => Err(CancelError::GoesOn),
         }
     }
 

@@ -1,25 +1,14 @@
 //! What the engines need of the host, as `banger doctor` shows it.
 
 use std::error::Error;
-use std::path::Path;
 
 use banger_proto::doctor::Check;
 
-use crate::{Firecracker, FirecrackerMissing, FirecrackerUnusable, Qemu, probe};
+use crate::{FirecrackerMissing, Program, QemuMissing, Survey, probe};
 
-/// Checks for QEMU (at `qemu_bin`, or in `PATH`), for KVM, and where that is usable for
-/// Firecracker (at `firecracker_bin`, or in `PATH`, or at `installed`). Blocks for tens of
-/// milliseconds.
-pub fn checks(
-    qemu_bin: Option<&Path>,
-    firecracker_bin: Option<&Path>,
-    installed: Option<&Path>,
-) -> Vec<Check> {
-    let qemu = match Qemu::find(qemu_bin) {
-        Ok(qemu) => Check::pass("engine.qemu", "QEMU", qemu.summary()),
-        Err(error) => Check::fail("engine.qemu", "QEMU", with_causes(&error), error.fix()),
-    };
-    let kvm = match probe::kvm() {
+/// Checks for QEMU, for KVM, and where that is usable for Firecracker.
+pub fn checks(survey: &Survey) -> Vec<Check> {
+    let kvm = match &survey.kvm {
         Ok(()) => Check::pass(
             "engine.kvm",
             "hardware virtualisation",
@@ -30,32 +19,53 @@ pub fn checks(
             "hardware virtualisation",
             format!(
                 "{}; VMs run in software, several times slower",
-                with_causes(&error)
+                with_causes(error)
             ),
             error.fix(),
         ),
     };
-    let firecracker = firecracker(Firecracker::find(firecracker_bin, installed));
-    vec![qemu, kvm, firecracker]
+    vec![
+        qemu(&survey.qemu),
+        kvm,
+        firecracker(&survey.firecracker, &survey.kvm),
+    ]
 }
 
-fn firecracker(found: Result<Firecracker, FirecrackerUnusable>) -> Check {
+fn qemu(found: &Result<Program, QemuMissing>) -> Check {
+    const ID: &str = "engine.qemu";
+    const TITLE: &str = "QEMU";
+    match found {
+        Ok(program) => Check::pass(ID, TITLE, summary(TITLE, program)),
+        Err(error) => Check::fail(ID, TITLE, with_causes(error), error.fix()),
+    }
+}
+
+fn firecracker(
+    found: &Result<Program, FirecrackerMissing>,
+    kvm: &Result<(), probe::Unusable>,
+) -> Check {
     const ID: &str = "engine.firecracker";
     const TITLE: &str = "Firecracker";
-    match found {
-        Ok(firecracker) => Check::pass(ID, TITLE, firecracker.summary()),
+    match (found, kvm) {
+        (Ok(program), Ok(())) => Check::pass(ID, TITLE, summary(TITLE, program)),
         // Without KVM it is not missed, and the check before has said so.
-        Err(FirecrackerUnusable::Kvm(_)) => {
-            Check::pass(ID, TITLE, "not used: it runs VMs with KVM only")
+        (Ok(program), Err(_)) => {
+            let summary = summary(TITLE, program);
+            Check::pass(ID, TITLE, format!("{summary}; not used: it needs KVM"))
         }
-        Err(error @ FirecrackerUnusable::Missing(FirecrackerMissing::NotFound)) => Check::warn(
+        (Err(_), Err(_)) => Check::pass(ID, TITLE, "not used: it needs KVM"),
+        (Err(error @ FirecrackerMissing::NotFound), Ok(())) => Check::warn(
             ID,
             TITLE,
-            format!("{}; VMs run in QEMU", with_causes(&error)),
+            format!("{}; VMs run in QEMU", with_causes(error)),
             error.fix(),
         ),
-        Err(error) => Check::warn(ID, TITLE, with_causes(&error), error.fix()),
+        (Err(error), Ok(())) => Check::warn(ID, TITLE, with_causes(error), error.fix()),
     }
+}
+
+fn summary(title: &str, program: &Program) -> String {
+    format!("{title} {} at {}", program.version, program.path.display())
 }
 
 /// An error and all below it, in one line.
@@ -72,11 +82,17 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Places, survey};
+    use banger_proto::api::ProgramOrigin;
     use banger_proto::doctor::CheckStatus;
 
     #[test]
     fn a_qemu_that_is_not_there_fails_with_its_fix() {
-        let checks = checks(Some(Path::new("/nonexistent/qemu")), None, None);
+        let places = Places {
+            qemu: Some("/nonexistent/qemu".into()),
+            ..Places::default()
+        };
+        let checks = checks(&survey(&places));
         assert_eq!(checks[0].status, CheckStatus::Fail);
         insta::assert_snapshot!(
             checks[0].detail,
@@ -89,5 +105,28 @@ mod tests {
                 .is_some_and(|fix| fix.contains("qemu_bin"))
         );
         assert_ne!(checks[1].status, CheckStatus::Fail);
+    }
+
+    #[test]
+    fn firecracker_is_missed_only_where_it_could_be_used() {
+        let program = || Program {
+            path: "/state/engines/firecracker/current/firecracker".into(),
+            version: "1.16.1".to_owned(),
+            origin: ProgramOrigin::Installed,
+        };
+        let no_kvm = || Err(probe::Unusable::NoVirtualisation);
+        let told: Vec<String> = [
+            firecracker(&Ok(program()), &Ok(())),
+            firecracker(&Ok(program()), &no_kvm()),
+            firecracker(&Err(FirecrackerMissing::NotFound), &no_kvm()),
+            firecracker(&Err(FirecrackerMissing::NotFound), &Ok(())),
+        ]
+        .into_iter()
+        .map(|check| {
+            let fix = check.fix.unwrap_or_default();
+            format!("{:?} {} [{fix}]", check.status, check.detail)
+        })
+        .collect();
+        insta::assert_snapshot!(told.join("\n"));
     }
 }

@@ -24,6 +24,7 @@ mod release;
 mod signs;
 mod socket;
 mod spec;
+mod survey;
 mod tail;
 
 pub mod probe;
@@ -42,4 +43,5 @@ pub use qemu::{Qemu, QemuMissing};
 pub use release::{release, release_seen};
 pub use signs::{DiskAccess, DiskError, Signs};
 pub use spec::{Access, Disk, MachineSpec, Nic};
+pub use survey::{Places, Program, Survey, firecracker_version, survey};
 pub use tail::tail;

@@ -4,6 +4,7 @@ pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod doctor;
+pub(crate) mod engine;
 pub(crate) mod events;
 pub(crate) mod image;
 pub(crate) mod kernel;

@@ -25,8 +25,8 @@ Examples:
   banger operation cancel 3f9c2a71
 
 Creating, starting, stopping, changing and deleting VMs are operations, and so is getting an
-image. They go on in the daemon when the command that began them is gone. An operation is named
-by its id or the beginning of it. Those that ended are remembered for a while.";
+image or an engine. They go on in the daemon when the command that began them is gone. An
+operation is named by its id or the beginning of it. Those that ended are remembered for a while.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]

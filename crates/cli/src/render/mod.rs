@@ -1,6 +1,7 @@
 //! Objects as text for people.
 
 pub(crate) mod doctor;
+pub(crate) mod engine;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod lists;

@@ -22,6 +22,8 @@ pub(crate) fn doing(kind: OperationKind) -> &'static str {
         OperationKind::SetVm => "changing VM",
         OperationKind::DeleteVm => "deleting VM",
         OperationKind::PullImage => "getting an image",
+        OperationKind::InstallEngine => "installing an engine",
+        OperationKind::UninstallEngine => "removing an engine",
     }
 }
 

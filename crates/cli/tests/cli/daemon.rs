@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use banger_proto::agent::Stats;
 use banger_proto::api::{
-    CreateVm, DaemonStatus, EngineKind, Event, Happened, HostUsage, Image, Operation,
-    OperationEvent, OperationKind, OperationState, Progress, ProgressUnit, StageTime, Version, Vm,
-    VmHealth, VmState, VmStats,
+    CreateVm, DaemonStatus, Engine, EngineKind, Event, Happened, HostUsage, Image, InstalledEngine,
+    Operation, OperationEvent, OperationKind, OperationState, ProgramOrigin, Progress,
+    ProgressUnit, StageTime, Version, Vm, VmHealth, VmState, VmStats,
 };
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{ImageId, LeaseId, OperationId, VmId};
@@ -237,6 +237,11 @@ impl Daemon {
     pub fn deed(&self) -> Deed {
         self.deeds.recv_timeout(LIMIT).unwrap()
     }
+
+    /// Whether no client has done anything since the last one.
+    pub fn nothing_was_done(&self) -> bool {
+        self.deeds.try_recv().is_err()
+    }
 }
 
 pub fn vm(name: &str) -> Vm {
@@ -266,6 +271,43 @@ pub fn vm(name: &str) -> Vm {
         last_used_at: None,
         pid: None,
         stages: Vec::new(),
+    }
+}
+
+fn qemu() -> Engine {
+    Engine {
+        name: EngineKind::Qemu,
+        node: "here".into(),
+        usable: true,
+        reason: "VMs run in software: the CPU shows neither vmx nor svm".into(),
+        hint: None,
+        version: Some("7.2".into()),
+        path: Some("/usr/bin/qemu-system-x86_64".into()),
+        origin: Some(ProgramOrigin::Path),
+        chosen: Some("not Firecracker: the CPU shows neither vmx nor svm".into()),
+        installed: None,
+        release: None,
+    }
+}
+
+fn firecracker() -> Engine {
+    Engine {
+        name: EngineKind::Firecracker,
+        usable: false,
+        reason: "it needs KVM: the CPU shows neither vmx nor svm".into(),
+        version: Some("1.16.1".into()),
+        path: Some("/state/engines/firecracker/current/firecracker".into()),
+        origin: Some(ProgramOrigin::Installed),
+        chosen: None,
+        installed: Some(InstalledEngine {
+            version: "1.16.1".into(),
+            path: "/state/engines/firecracker/current/firecracker".into(),
+            jailer: None,
+            sha256: "12".repeat(32),
+            source: "a program that was given".into(),
+            installed_at: "2026-01-01T00:00:00Z".into(),
+        }),
+        ..qemu()
     }
 }
 
@@ -327,6 +369,16 @@ async fn answer(
                 warnings: Vec::new(),
             },
         ),
+        (&Method::GET, ["engines"]) => json(200, &[firecracker(), qemu()]),
+        (&Method::GET, ["engines", "firecracker"]) => json(200, &firecracker()),
+        (&Method::POST | &Method::PUT | &Method::DELETE, ["engines", "firecracker", "install"]) => {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let body = String::from_utf8_lossy(&body);
+            let asked = format!("{method} firecracker/install?{query} {body}");
+            let _ = state.deeds.send(Deed::Asked(asked));
+            state.begin(OperationKind::InstallEngine, &vm("none"), Course::Well)
+        }
         (&Method::GET, ["events"]) => daemon_events(&request, &state),
         (&Method::GET, ["stats"]) => {
             let vms = state.vms.lock().unwrap();

@@ -5,6 +5,7 @@
 
 mod copies;
 mod daemon;
+mod engines;
 mod facts;
 mod guest;
 mod lifecycle;

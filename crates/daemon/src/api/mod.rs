@@ -3,6 +3,7 @@
 
 mod artifacts;
 mod daemon;
+mod engines;
 mod events;
 mod exchange;
 mod files;
@@ -77,6 +78,14 @@ impl Api {
             .route("/v1/images/archive", post(artifacts::take_archive))
             .route("/v1/images/{name}/pull", post(artifacts::pull))
             .route("/v1/kernels", get(artifacts::kernels))
+            .route("/v1/engines", get(engines::list))
+            .route("/v1/engines/{engine}", get(engines::show))
+            .route(
+                "/v1/engines/{engine}/install",
+                post(engines::install)
+                    .put(engines::install_from)
+                    .delete(engines::uninstall),
+            )
             .route("/v1/operations", get(operations::list))
             .route("/v1/operations/{id}", get(operations::show))
             .route("/v1/operations/{id}", delete(operations::cancel))

@@ -59,6 +59,7 @@ fn in_state(paths: &Paths, path: &Path) -> Thing {
     let owner = match name.as_str() {
         "bangerd.lock" | "instance" | "vms" => Ok("the daemon"),
         "images" | "kernels" => Ok("the store of images and kernels"),
+        "engines" => Ok("engines that you installed"),
         "logs" => Ok("the daemon's and the network's logs"),
         _ if name == database
             || [0, 1, 2].iter().any(|end| {

@@ -17,7 +17,7 @@ const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// Firecracker's major and minor version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version(pub u16, pub u16);
+pub(crate) struct Version(pub u16, pub u16);
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,16 +27,18 @@ impl fmt::Display for Version {
 
 /// A Firecracker that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Binary {
+pub(crate) struct Binary {
     pub path: PathBuf,
     pub version: Version,
+    /// The same with all that belongs to it, such as `1.16.1`.
+    pub full_version: String,
 }
 
 /// Why there is no Firecracker to use.
 #[derive(Debug, thiserror::Error)]
 pub enum FirecrackerMissing {
     /// It is not installed.
-    #[error("there is no {NAME} in PATH")]
+    #[error("there is no {NAME} in PATH, and banger has installed none")]
     NotFound,
     /// It cannot be executed.
     #[error(transparent)]
@@ -63,16 +65,13 @@ impl FirecrackerMissing {
     /// What the user can do.
     pub fn fix(&self) -> &'static str {
         match self {
-            Self::NotFound => {
-                "install a release of Firecracker, and put it into PATH or name it by \
-                 `firecracker_bin` in the config"
-            }
+            Self::NotFound => "install it: `banger engine install firecracker`",
             Self::Run(_) | Self::NotFirecracker { .. } => {
                 "set `firecracker_bin` in the config to the path of firecracker, or remove it to \
-                 use the one in PATH"
+                 use the one in PATH or `banger engine install firecracker`"
             }
             Self::TooOld { .. } => {
-                "install a newer release of Firecracker, or set `firecracker_bin` in the config"
+                "remove it, and install a newer one: `banger engine install firecracker`"
             }
         }
     }
@@ -81,7 +80,7 @@ impl FirecrackerMissing {
 impl Binary {
     /// The Firecracker at `chosen`, or else the one of `path` (as the variable `PATH` has it),
     /// or else the one that banger has installed, at `installed`. Runs it to see its version.
-    pub(super) fn find(
+    pub(crate) fn find(
         chosen: Option<&Path>,
         installed: Option<&Path>,
         path: &OsStr,
@@ -105,10 +104,14 @@ impl Binary {
             banger_process::run(&mut ask, Some(VERSION_LIMIT)).map_err(FirecrackerMissing::Run)?;
         let printed = String::from_utf8_lossy(&printed);
         match version(&printed) {
-            Some(version) if version >= OLDEST => Ok(Self { path, version }),
-            Some(version) => Err(FirecrackerMissing::TooOld {
+            Some((version, full)) if version >= OLDEST => Ok(Self {
                 path,
-                version: version.to_string(),
+                version,
+                full_version: full.to_owned(),
+            }),
+            Some((_, full)) => Err(FirecrackerMissing::TooOld {
+                path,
+                version: full.to_owned(),
             }),
             None => {
                 let first = printed.lines().next().unwrap_or_default();
@@ -124,14 +127,13 @@ fn is_executable(file: &Path) -> bool {
         .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// Reads `Firecracker v1.16.1` or `Firecracker v1.17.0-dev`.
-fn version(printed: &str) -> Option<Version> {
-    let number = printed.strip_prefix("Firecracker v")?;
-    let mut parts = number.split(|c: char| !c.is_ascii_digit());
-    Some(Version(
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-    ))
+/// Reads `Firecracker v1.16.1` or `Firecracker v1.17.0-dev`: what is compared, and all of it.
+fn version(printed: &str) -> Option<(Version, &str)> {
+    let after = printed.strip_prefix("Firecracker v")?;
+    let full = after.split_whitespace().next()?;
+    let mut parts = full.split(|c: char| !c.is_ascii_digit());
+    let version = Version(parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((version, full))
 }
 
 #[cfg(test)]
@@ -150,8 +152,10 @@ mod tests {
     #[test]
     fn versions_of_releases_and_builds_are_read() {
         let release = "Firecracker v1.16.1\n\nSupported snapshot data format versions: 8.0.0\n";
-        assert_eq!(version(release), Some(Version(1, 16)));
-        assert_eq!(version("Firecracker v1.17.0-dev\n"), Some(Version(1, 17)));
+        assert_eq!(version(release), Some((Version(1, 16), "1.16.1")));
+        let built = version("Firecracker v1.17.0-dev\n");
+        assert_eq!(built, Some((Version(1, 17), "1.17.0-dev")));
+        assert_eq!(version("Firecracker v"), None);
         assert_eq!(version("QEMU emulator version 7.2.22"), None);
         assert!(Version(1, 9) < OLDEST && Version(1, 10) >= OLDEST && Version(2, 0) > OLDEST);
     }
@@ -182,7 +186,7 @@ mod tests {
         let old = find(&script(&directory.path().join("old"), "Firecracker v1.9.1"));
         assert!(
             old.to_string()
-                .ends_with("is Firecracker 1.9; banger needs 1.10 or later"),
+                .ends_with("is Firecracker 1.9.1; banger needs 1.10 or later"),
             "{old}"
         );
     }

@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use banger_proto::api::EngineKind;
 use rustix::fs::{Mode, OFlags};
 
-use self::binary::Binary;
+pub(crate) use self::binary::Binary;
 use self::config::{Plan, PlanDisk, PlanNic};
 use self::link::Door;
 use self::machine::FirecrackerMachine;
@@ -93,15 +93,6 @@ impl Firecracker {
             binary: Binary::find(chosen, installed, &path)?,
             nested: probe::is_virtual(),
         })
-    }
-
-    /// The program and its version, for doctor.
-    pub(crate) fn summary(&self) -> String {
-        format!(
-            "Firecracker {} at {}",
-            self.binary.version,
-            self.binary.path.display()
-        )
     }
 
     /// Opens all that `spec` names and starts the process, which waits for its orders.

@@ -16,7 +16,7 @@ const VERSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// QEMU's major and minor version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version(pub u16, pub u16);
+pub(crate) struct Version(pub u16, pub u16);
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,7 +26,7 @@ impl fmt::Display for Version {
 
 /// A QEMU that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Binary {
+pub(crate) struct Binary {
     pub path: PathBuf,
     pub version: Version,
 }
@@ -77,7 +77,7 @@ impl QemuMissing {
 
 impl Binary {
     /// The QEMU at `chosen`, or else the one in `PATH`. Runs it to see its version.
-    pub(super) fn find(chosen: Option<&Path>) -> Result<Self, QemuMissing> {
+    pub(crate) fn find(chosen: Option<&Path>) -> Result<Self, QemuMissing> {
         let path = match chosen {
             Some(path) => path.to_owned(),
             None => in_path(&std::env::var_os("PATH").unwrap_or_default())

@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use banger_proto::api::EngineKind;
 
 use self::argv::{Accelerator, Plan, PlanDisk, PlanNic, argv};
-use self::binary::Binary;
+pub(crate) use self::binary::Binary;
 use self::machine::QemuMachine;
 use crate::checks::with_causes;
 use crate::process::{Detached, Identity, Process};
@@ -55,15 +55,6 @@ impl Qemu {
             binary: Binary::find(chosen)?,
             kvm: probe::kvm(),
         })
-    }
-
-    /// The program and its version, for doctor.
-    pub(crate) fn summary(&self) -> String {
-        format!(
-            "QEMU {} at {}",
-            self.binary.version,
-            self.binary.path.display()
-        )
     }
 
     fn accelerator(&self) -> Accelerator {

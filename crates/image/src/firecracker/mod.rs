@@ -218,7 +218,7 @@ impl InstallError {
 fn unusable_hint(error: &(dyn Error + 'static)) -> Option<String> {
     let hint = match Errno::from_io_error(system_error(error)?)? {
         Errno::NOEXEC => {
-            format!("take the release for {}", std::env::consts::ARCH)
+            format!("it must be a program for {}", std::env::consts::ARCH)
         }
         Errno::ACCESS => {
             "programs may not run from banger's state directory: see whether its file system is \

@@ -62,7 +62,7 @@ impl Release {
 
     /// The same archive, from a mirror.
     #[must_use]
-    pub fn from_mirror(self, url: String) -> Self {
+    pub fn at_mirror(self, url: String) -> Self {
         Self { url, ..self }
     }
 
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_mirror_changes_where_the_archive_is_and_not_what_it_must_be() {
         let release = Release::pinned_for("x86_64").unwrap();
-        let mirrored = release.clone().from_mirror("http://mirror/f.tgz".into());
+        let mirrored = release.clone().at_mirror("http://mirror/f.tgz".into());
         assert_eq!(mirrored.url, "http://mirror/f.tgz");
         assert_eq!(
             (mirrored.sha256, mirrored.size),

@@ -2,7 +2,6 @@
 //! tell a version, and each test says itself what their archive must hash to.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
 
 use super::unpack::tests::{ARCH, packed, path};
 use super::*;
@@ -27,7 +26,7 @@ impl Home {
         self.installer.install(source, &Reporter::silent()).await
     }
 
-    async fn from_file(
+    async fn give(
         &self,
         bytes: &[u8],
         sha256: Option<Sha256Sum>,
@@ -51,7 +50,7 @@ impl Home {
 /// An installer whose judge runs the program and takes the last word of what it prints.
 fn open(home: &Path) -> Installer {
     let judge = |program: &Path| -> Result<String, AnyError> {
-        let output = Command::new(program).arg("--version").output()?;
+        let output = banger_process::command(program).arg("--version").output()?;
         let printed = String::from_utf8(output.stdout)?;
         let version = printed.trim().strip_prefix("Firecracker v");
         Ok(version.ok_or("it is something else")?.to_owned())
@@ -203,16 +202,16 @@ fn told(error: &InstallError) -> String {
 async fn what_was_installed_stays_until_another_is() {
     let home = Home::new();
     let first = archive("1.15.0");
-    home.from_file(&first, Some(sum(&first))).await.unwrap();
+    home.give(&first, Some(sum(&first))).await.unwrap();
     let before = home.files();
-    let error = home.from_file(b"#!/bin/sh\nexit 1\n", None).await;
+    let error = home.give(b"#!/bin/sh\nexit 1\n", None).await;
     error.unwrap_err();
     assert_eq!(home.files(), before);
     let second = archive("1.16.1");
-    home.from_file(&second, Some(sum(&second))).await.unwrap();
+    home.give(&second, Some(sum(&second))).await.unwrap();
     assert_eq!(home.files(), WHOLE);
     // The same version from elsewhere, without a jailer.
-    home.from_file(&script("1.16.1"), None).await.unwrap();
+    home.give(&script("1.16.1"), None).await.unwrap();
     assert_eq!(home.files(), [WHOLE[0], WHOLE[2], WHOLE[3]]);
     let removed = home.installer.remove().await.unwrap().unwrap();
     assert_eq!(removed.version, "1.16.1");
@@ -227,17 +226,17 @@ async fn a_file_is_believed_only_as_far_as_the_user_says() {
     let refused = |error: InstallError| told(&error).replace(&sum(&bytes).to_string(), "HASH");
     let other = sum(b"another");
     let mut said = vec![
-        refused(home.from_file(&bytes, None).await.unwrap_err()),
-        refused(home.from_file(&bytes, Some(other)).await.unwrap_err()),
+        refused(home.give(&bytes, None).await.unwrap_err()),
+        refused(home.give(&bytes, Some(other)).await.unwrap_err()),
     ];
     let program = script("1.15.0");
-    let wrong = home.from_file(&program, Some(other)).await.unwrap_err();
+    let wrong = home.give(&program, Some(other)).await.unwrap_err();
     said.push(told(&wrong));
     if ARCH == "x86_64" {
         insta::assert_snapshot!(said.join("\n"));
     }
     assert_eq!(home.files(), [""; 0]);
-    let installed = home.from_file(&program, None).await.unwrap();
+    let installed = home.give(&program, None).await.unwrap();
     assert_eq!(
         (installed.version.as_str(), installed.jailer),
         ("1.15.0", None)
@@ -261,8 +260,8 @@ async fn installations_of_different_files_do_not_disturb_each_other() {
     let home = Home::new();
     let (first, second) = (archive("1.15.0"), archive("1.16.1"));
     let (one, other) = tokio::join!(
-        home.from_file(&first, Some(sum(&first))),
-        home.from_file(&second, Some(sum(&second)))
+        home.give(&first, Some(sum(&first))),
+        home.give(&second, Some(sum(&second)))
     );
     // One of them came later, and only that one is there.
     let installed = home.installer.installed().unwrap();

@@ -30,6 +30,11 @@
 //! | `GET /v1/images`                   | -                      | [`Image`] list                 |
 //! | `POST /v1/images/{name}/pull`      | -                      | 202 [`Operation`]              |
 //! | `GET /v1/kernels`                  | -                      | [`Kernel`] list                |
+//! | `GET /v1/engines`                  | -                      | [`Engine`] list                |
+//! | `GET /v1/engines/{engine}`         | -                      | [`Engine`]                     |
+//! | `POST /v1/engines/{engine}/install` | [`InstallEngine`]     | 202 [`Operation`]              |
+//! | `PUT /v1/engines/{engine}/install?sha256=` | a release, or its program | 202 [`Operation`]   |
+//! | `DELETE /v1/engines/{engine}/install` | -                   | 202 [`Operation`]              |
 //! | `GET /v1/operations`               | -                      | [`Operation`] list             |
 //! | `GET /v1/operations/{id}`          | -                      | [`Operation`]                  |
 //! | `GET /v1/operations/{id}/events`   | -                      | server-sent [`OperationEvent`]s |
@@ -41,6 +46,7 @@
 
 mod artifact;
 mod daemon;
+mod engine;
 mod event;
 mod operation;
 mod stats;
@@ -48,6 +54,7 @@ mod vm;
 
 pub use artifact::*;
 pub use daemon::*;
+pub use engine::*;
 pub use event::*;
 pub use operation::*;
 pub use stats::*;

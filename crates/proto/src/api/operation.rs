@@ -31,11 +31,15 @@ pub enum OperationKind {
     DeleteVm,
     /// Gets an image and the kernel it needs.
     PullImage,
+    /// Installs an engine's program.
+    InstallEngine,
+    /// Removes an engine's program that banger has installed.
+    UninstallEngine,
 }
 
 impl OperationKind {
     /// Every kind, for tables.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::CreateVm,
         Self::StartVm,
         Self::StopVm,
@@ -46,6 +50,8 @@ impl OperationKind {
         Self::SetVm,
         Self::DeleteVm,
         Self::PullImage,
+        Self::InstallEngine,
+        Self::UninstallEngine,
     ];
 
     /// The word in JSON, in logs and in metrics.
@@ -61,6 +67,8 @@ impl OperationKind {
             Self::SetVm => "set_vm",
             Self::DeleteVm => "delete_vm",
             Self::PullImage => "pull_image",
+            Self::InstallEngine => "install_engine",
+            Self::UninstallEngine => "uninstall_engine",
         }
     }
 }

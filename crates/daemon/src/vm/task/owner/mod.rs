@@ -835,6 +835,7 @@ impl Owner {
             OperationKind::SetVm => "change",
             OperationKind::DeleteVm => "delete",
             OperationKind::PullImage => "pull",
+            OperationKind::InstallEngine | OperationKind::UninstallEngine => "installation",
         };
         let message = format!("the {what} of VM `{}` was called off", self.row().name);
         ApiError::new(ErrorKind::Cancelled, message)
