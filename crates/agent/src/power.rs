@@ -104,6 +104,10 @@ fn ask(init: Init) -> bool {
             unsafe { libc::kill(1, signal) == 0 }
         }
         crate::boot::Request::Command(command) => {
+            if init == Init::Runit && !runs("runsvdir") {
+                info!("the init is not up yet");
+                return false;
+            }
             let spawned = std::process::Command::new(command[0])
                 .args(&command[1..])
                 .spawn();
@@ -113,6 +117,18 @@ fn ask(init: Init) -> bool {
             spawned.is_ok()
         }
     }
+}
+
+/// Whether a process of this name runs. runit hears nothing in its first stage
+/// (runit(8)), which ends by becoming this; before, there is no service to be ended.
+fn runs(name: &str) -> bool {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+        .any(|entry| {
+            let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            comm.trim_end() == name
+        })
 }
 
 /// Whether PID 1 blocks (to read it from a descriptor) or catches a signal: proc(5). The
