@@ -43,10 +43,10 @@ pub(crate) enum Command {
     /// Make VMs and work in them
     #[command(subcommand)]
     Vm(commands::vm::Vm),
-    /// List and get images
+    /// Get, keep and carry images
     #[command(subcommand)]
     Image(commands::image::Image),
-    /// List kernels
+    /// List kernels, and bring your own
     #[command(subcommand)]
     Kernel(commands::kernel::Kernel),
     /// List and install the programs that run VMs

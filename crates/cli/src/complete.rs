@@ -78,6 +78,17 @@ pub(crate) fn image_names() -> Vec<CompletionCandidate> {
         .collect()
 }
 
+/// The names of the kernels that are here, if the daemon runs.
+pub(crate) fn kernel_names() -> Vec<CompletionCandidate> {
+    let kernels = ask(async |client| client.kernels().await);
+    let kernels = kernels.into_iter().flatten();
+    kernels
+        .map(|kernel| {
+            CompletionCandidate::new(kernel.name.as_str()).help(Some(kernel.release.into()))
+        })
+        .collect()
+}
+
 /// The ids of the operations that the daemon remembers, if it runs.
 pub(crate) fn operation_ids() -> Vec<CompletionCandidate> {
     let operations = ask(async |client| client.operations().await);

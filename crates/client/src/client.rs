@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use banger_proto::VERSION;
 use banger_proto::api::{
     CreateVm, DaemonStatus, Engine, EngineKind, Image, InstallEngine, Kernel, KillVm, LogKind,
-    Operation, PullImage, SetVm, SshTarget, Version, Vm, VmHealth, VmStats,
+    Operation, PullImage, RegisterImage, RenameImage, SetVm, SshTarget, Version, Vm, VmHealth,
+    VmStats,
 };
 use banger_proto::id::OperationId;
 use banger_proto::name::ArtifactName;
@@ -328,6 +329,95 @@ impl Client {
         self.transport.upload_for(call, Upload::new(archive)).await
     }
 
+    /// `POST /v1/images/register`: records an image whose files stay where they are.
+    pub async fn register_image(&self, image: &RegisterImage) -> Result<Image, ClientError> {
+        self.transport
+            .json(Call::post("/v1/images/register").json(image))
+            .await
+    }
+
+    /// `POST /v1/images/{image}/promote`: copies its files into the daemon's store.
+    pub async fn promote_image(&self, image: &str) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(path("/v1/images/", image, "/promote")))
+            .await
+    }
+
+    /// `POST /v1/images/{image}/rename`
+    pub async fn rename_image(
+        &self,
+        image: &str,
+        name: &ArtifactName,
+    ) -> Result<Image, ClientError> {
+        let rename = RenameImage { name: name.clone() };
+        self.transport
+            .json(Call::post(path("/v1/images/", image, "/rename")).json(&rename))
+            .await
+    }
+
+    /// `DELETE /v1/images/{image}`
+    pub async fn delete_image(&self, image: &str) -> Result<(), ClientError> {
+        self.transport
+            .done(Call::delete(path("/v1/images/", image, "")))
+            .await
+    }
+
+    /// `POST /v1/images/prune`: deletes what no VM uses, and gives it; with `dry_run`, only
+    /// gives it.
+    pub async fn prune_images(&self, dry_run: bool) -> Result<Vec<Image>, ClientError> {
+        let call = Call::post(format!("/v1/images/prune?dry_run={dry_run}"));
+        self.transport.json(call).await
+    }
+
+    /// `GET /v1/images/{image}/export`: the image as a bundle. One that breaks off is not whole.
+    pub async fn export_image(&self, image: &str) -> Result<Download, ClientError> {
+        let call = Call::get(path("/v1/images/", image, "/export"));
+        let request = call.name();
+        Ok(Download::new(request, self.transport.body(call).await?))
+    }
+
+    /// `POST /v1/images/import`: makes an image of a bundle, which must hash to `sha256`.
+    pub async fn import_image(
+        &self,
+        name: Option<&ArtifactName>,
+        sha256: Option<&str>,
+        bundle: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Image, ClientError> {
+        let mut query = String::new();
+        if let Some(name) = name {
+            query.push_str(&format!("name={name}&"));
+        }
+        query.push_str(&hash_query(sha256));
+        let call = Call::post(format!("/v1/images/import?{query}"));
+        self.transport.upload_for(call, Upload::new(bundle)).await
+    }
+
+    /// `POST /v1/kernels/{name}/import`: makes a kernel of a bundle, which must hash to `sha256`.
+    pub async fn import_kernel(
+        &self,
+        name: &ArtifactName,
+        sha256: Option<&str>,
+        bundle: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Kernel, ClientError> {
+        let after = format!("/import?{}", hash_query(sha256));
+        let call = Call::post(path("/v1/kernels/", name.as_str(), &after));
+        self.transport.upload_for(call, Upload::new(bundle)).await
+    }
+
+    /// `GET /v1/kernels/available`: the catalog's kernels that are not here.
+    pub async fn available_kernels(&self) -> Result<Vec<ArtifactName>, ClientError> {
+        self.transport
+            .json(Call::get("/v1/kernels/available"))
+            .await
+    }
+
+    /// `DELETE /v1/kernels/{name}`
+    pub async fn delete_kernel(&self, name: &ArtifactName) -> Result<(), ClientError> {
+        self.transport
+            .done(Call::delete(path("/v1/kernels/", name.as_str(), "")))
+            .await
+    }
+
     /// `GET /v1/kernels`
     pub async fn kernels(&self) -> Result<Vec<Kernel>, ClientError> {
         self.transport.json(Call::get("/v1/kernels")).await
@@ -399,6 +489,10 @@ impl Client {
             .done(Call::delete(operation_path(id, "")))
             .await
     }
+}
+
+fn hash_query(sha256: Option<&str>) -> String {
+    sha256.map_or_else(String::new, |hash| path("sha256=", hash, ""))
 }
 
 fn operation_path(id: &OperationId, after: &str) -> String {

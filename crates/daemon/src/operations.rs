@@ -226,6 +226,7 @@ impl Operations {
             OperationKind::CreateVm
             | OperationKind::StartVm
             | OperationKind::PullImage
+            | OperationKind::PromoteImage
             | OperationKind::InstallEngine => {
                 entry.cancel.cancel();
                 Ok(operation)

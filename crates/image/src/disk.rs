@@ -33,6 +33,14 @@ pub enum DiskError {
         /// The size asked for.
         size: ByteSize,
     },
+    /// Too small for what the image puts into it.
+    #[error("a work disk of {size} is too small: the image's own has {least}")]
+    SmallerThanSeed {
+        /// The size asked for.
+        size: ByteSize,
+        /// The least size.
+        least: ByteSize,
+    },
     /// It could not be formatted.
     #[error("could not format a disk of {size}")]
     Format {
@@ -73,7 +81,7 @@ impl DiskError {
     /// What kind of failure it is, for the API.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::TooSmall { .. } => ErrorKind::Invalid,
+            Self::TooSmall { .. } | Self::SmallerThanSeed { .. } => ErrorKind::Invalid,
             Self::NoRoom { .. }
             | Self::Format {
                 source: ToolError::Missing { .. },
@@ -87,6 +95,7 @@ impl DiskError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Format { source, .. } => source.hint(),
+            Self::SmallerThanSeed { least, .. } => Some(format!("`--disk-size {least}`")),
             Self::NoRoom { .. } => {
                 Some("free some space, or move banger's state elsewhere".to_owned())
             }
@@ -103,6 +112,30 @@ pub fn clone_blank(cache_dir: &Path, size: ByteSize, to: &Path) -> Result<(), Di
     }
     let template = template(cache_dir, size)?;
     clone_file(&template, to)
+}
+
+/// Makes the disk `to` of `size` out of `seed`, whose file system the guest grows into it. `to`
+/// must not exist; it is not there after a failure.
+pub fn clone_seed(seed: &Path, size: ByteSize, to: &Path) -> Result<(), DiskError> {
+    let least = std::fs::metadata(seed)
+        .map_err(io_error("read", seed))?
+        .len();
+    if size.bytes() < least {
+        return Err(DiskError::SmallerThanSeed {
+            size,
+            least: ByteSize::from_bytes(least),
+        });
+    }
+    clone_file(seed, to)?;
+    let grown = OpenOptions::new()
+        .write(true)
+        .open(to)
+        .and_then(|disk| disk.set_len(size.bytes()));
+    grown.map_err(|source| {
+        // The first failure is the one to tell of.
+        let _ = std::fs::remove_file(to);
+        io_error("size", to)(source)
+    })
 }
 
 /// Makes `to` a copy of `from` that shares its extents, or else has the same holes. `to`

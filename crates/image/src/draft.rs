@@ -68,6 +68,12 @@ impl Drop for Draft {
     }
 }
 
+/// A name beside `directory` for what is on its way out: a sweep takes it if nobody else does.
+pub(crate) fn beside(directory: &Path) -> PathBuf {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    directory.with_file_name(format!("{PREFIX}gone-{name}"))
+}
+
 /// Removes the drafts in `parent` whose makers are dead, and tells which could not be.
 pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(parent)? {

@@ -54,6 +54,13 @@ where
         }
     }
 
+    /// Whether work goes on whose key `is_it`.
+    pub(crate) fn is_going(&self, is_it: impl Fn(&K) -> bool) -> bool {
+        lock(&self.going)
+            .iter()
+            .any(|(key, flight)| is_it(key) && flight.strong_count() > 0)
+    }
+
     /// Waits for the work called `key`; `start` begins it if it is not going on.
     pub(crate) async fn join<F>(
         &self,

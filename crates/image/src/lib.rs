@@ -16,12 +16,14 @@
 //! cache/templates/…   formatted, empty disks
 //! ```
 
+mod bundle;
 mod catalog;
 mod check;
 mod debian;
 pub mod disk;
 mod download;
 mod draft;
+mod elsewhere;
 mod ext4;
 mod firecracker;
 mod flight;
@@ -30,20 +32,25 @@ mod kernel;
 mod manifest;
 mod oci;
 mod progress;
+mod sparse;
 mod store;
 mod tarball;
 mod tool;
 
+pub use bundle::{BundleError, BundleSource, Packer, parse_hash};
 pub use catalog::default_kernel;
 pub use check::checks;
+pub use elsewhere::ElsewhereError;
 pub use firecracker::{
     AnyError, InstallError, Installed, Installer, InstallerConfig, InvalidSha256, Judge, Release,
     Sha256Sum, Source, Upload,
 };
 pub use image::ImageError;
 pub use kernel::KernelError;
-pub use manifest::{KernelManifest, Manifest};
+pub use manifest::{Elsewhere, KernelManifest, Manifest};
 pub use oci::{OciFailure, PullRequest, Shape};
 pub use progress::Reporter;
-pub use store::{Image, Kernel, Store, StoreConfig, StoreError};
+pub use store::{
+    ChangeError, Image, ImportError, Kernel, Registration, Store, StoreConfig, StoreError,
+};
 pub use tool::ToolError;

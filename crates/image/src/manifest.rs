@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use banger_proto::api;
 use banger_proto::id::ImageId;
@@ -59,6 +59,19 @@ pub struct Manifest {
     /// What its maker says of it (OCI `Labels`).
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Where its files are if they are not banger's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// The files of an image that banger does not own: it only keeps their paths.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// The root file system.
+    pub rootfs: PathBuf,
+    /// What new VMs' work disks are cloned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work_seed: Option<PathBuf>,
 }
 
 impl From<&Manifest> for api::Image {
@@ -80,6 +93,12 @@ impl From<&Manifest> for api::Image {
             entrypoint: manifest.entrypoint.clone(),
             cmd: manifest.cmd.clone(),
             labels: manifest.labels.clone(),
+            managed: manifest.elsewhere.is_none(),
+            rootfs: manifest
+                .elsewhere
+                .as_ref()
+                .map(|files| files.rootfs.display().to_string()),
+            problem: None,
         }
     }
 }
@@ -115,6 +134,19 @@ impl From<&KernelManifest> for api::Kernel {
             created_at: manifest.created_at.clone(),
         }
     }
+}
+
+/// Writes a manifest anew, whole or not at all.
+pub(crate) fn replace(manifest: &impl Serialize, directory: &Path) -> io::Result<()> {
+    let mut json = serde_json::to_vec_pretty(manifest).map_err(io::Error::other)?;
+    json.push(b'\n');
+    let mut draft = tempfile::Builder::new()
+        .prefix(".manifest-")
+        .tempfile_in(directory)?;
+    draft.write_all(&json)?;
+    draft.as_file().sync_all()?;
+    draft.persist(directory.join(MANIFEST_FILE))?;
+    File::open(directory)?.sync_all()
 }
 
 /// Writes a manifest into its artifact's directory.

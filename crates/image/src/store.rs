@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog;
 use crate::draft;
+use crate::elsewhere::{self, ElsewhereError};
 use crate::flight::{FlightError, Flights};
 use crate::image::{self, ImageError};
 use crate::kernel::{self, KernelError};
@@ -70,6 +71,15 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// An image's files are not banger's, and cannot be booted from now.
+    #[error("the files of the image `{name}`, which are not banger's own, cannot be used")]
+    Elsewhere {
+        /// Its name.
+        name: String,
+        /// Why not.
+        #[source]
+        source: ElsewhereError,
+    },
     /// An artifact is there but not whole.
     #[error("the {what} `{name}` is damaged: {why}")]
     Damaged {
@@ -87,13 +97,22 @@ pub enum StoreError {
 impl StoreError {
     /// What kind of failure it is, for the API.
     pub fn kind(&self) -> ErrorKind {
-        ErrorKind::Failed
+        match self {
+            Self::Elsewhere { .. } => ErrorKind::Precondition,
+            Self::Io { .. } | Self::Damaged { .. } => ErrorKind::Failed,
+        }
     }
 
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Io { .. } => None,
+            Self::Elsewhere { name, source } => source.hint().or_else(|| {
+                Some(format!(
+                    "bring the files back, or name others: \
+                     `banger image register --name {name} --rootfs FILE`"
+                ))
+            }),
             Self::Damaged { directory, .. } => Some(format!(
                 "remove {} and it is made anew when it is next needed",
                 directory.display()
@@ -109,6 +128,9 @@ pub struct Image {
     pub manifest: Manifest,
     /// Its root file system: ext4, without a journal, to be mounted read-only.
     pub rootfs: PathBuf,
+    /// What new VMs' work disks are cloned from, if it has something: an ext4 disk with a
+    /// directory `root`.
+    pub work_seed: Option<PathBuf>,
 }
 
 /// A kernel that is there, whole.
@@ -138,6 +160,8 @@ struct Shared {
     kernels: Flights<ArtifactName, Kernel, KernelError>,
     layers: Arc<oci::Cache>,
     agent: Mutex<Option<HashedAgent>>,
+    /// Held while what is there is changed.
+    changes: Mutex<()>,
 }
 
 /// The agent's hash, as long as the file is the same.
@@ -175,6 +199,7 @@ impl Store {
                 pulls: Flights::new(),
                 kernels: Flights::new(),
                 agent: Mutex::new(None),
+                changes: Mutex::new(()),
             }),
         })
     }
@@ -492,6 +517,22 @@ impl Store {
     }
 
     fn whole_image(&self, manifest: Manifest) -> Result<Image, StoreError> {
+        if let Some(files) = &manifest.elsewhere {
+            let checked = [Some(&files.rootfs), files.work_seed.as_ref()]
+                .into_iter()
+                .flatten()
+                .try_for_each(|path| elsewhere::check(path).map(drop));
+            checked.map_err(|source| StoreError::Elsewhere {
+                name: manifest.name.to_string(),
+                source,
+            })?;
+            let (rootfs, work_seed) = (files.rootfs.clone(), files.work_seed.clone());
+            return Ok(Image {
+                manifest,
+                rootfs,
+                work_seed,
+            });
+        }
         let directory = self.shared.config.images().join(manifest.id.as_str());
         let rootfs = directory.join(image::ROOTFS);
         require_length(
@@ -501,7 +542,13 @@ impl Store {
             &rootfs,
             manifest.rootfs_length,
         )?;
-        Ok(Image { manifest, rootfs })
+        let work_seed = directory.join(image::WORK_SEED);
+        let work_seed = work_seed.is_file().then_some(work_seed);
+        Ok(Image {
+            manifest,
+            rootfs,
+            work_seed,
+        })
     }
 
     fn directories(&self, parent: &Path) -> Result<Vec<PathBuf>, StoreError> {
@@ -635,6 +682,12 @@ fn io_error<'a>(
         source,
     }
 }
+
+mod carry;
+mod shelf;
+
+pub use carry::ImportError;
+pub use shelf::{ChangeError, Registration};
 
 #[cfg(test)]
 mod tests;

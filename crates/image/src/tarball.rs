@@ -207,6 +207,11 @@ impl<R: Read> Reader<R> {
         &self.stream
     }
 
+    /// What it is read from, given back.
+    pub(crate) fn into_stream(self) -> R {
+        self.stream
+    }
+
     /// What is left of the current entry's content.
     pub(crate) fn content(&mut self) -> Content<'_, R> {
         Content(self)

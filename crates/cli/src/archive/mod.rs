@@ -8,6 +8,7 @@
 //! The tar library reads and writes in the ordinary, blocking way: all of this runs on threads
 //! that blocking is for, joined to the runtime by channels of pieces.
 
+mod kernel;
 mod pack;
 mod pieces;
 mod rename;
@@ -16,6 +17,7 @@ mod unpack;
 use std::io;
 use std::path::PathBuf;
 
+pub(crate) use self::kernel::{KernelFiles, read_file};
 pub(crate) use self::pack::{Owners, Packing, pack, size_of};
 pub(crate) use self::pieces::{Pieces, PiecesWriter, pieces};
 pub(crate) use self::rename::rename;

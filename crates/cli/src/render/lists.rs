@@ -21,7 +21,10 @@ pub(crate) fn image_table(images: &[Image], now: Timestamp) -> String {
             image.distro.clone(),
             image.kernel.to_string(),
             rounded(image.size),
-            image.reference.as_ref().unwrap_or(&image.source).clone(),
+            image.problem.as_ref().map_or_else(
+                || image.reference.as_ref().unwrap_or(&image.source).clone(),
+                |problem| format!("unusable: {problem}"),
+            ),
             age(&image.created_at, now),
         ]);
     }
@@ -41,6 +44,8 @@ pub(crate) fn image_text(image: &Image, now: Timestamp) -> String {
         ("size", rounded(image.size)),
         ("created", moment(&image.created_at, now)),
     ];
+    facts.extend(image.rootfs.iter().map(|path| ("rootfs", path.clone())));
+    facts.extend(image.problem.iter().map(|why| ("unusable", why.clone())));
     facts.extend(image.user.iter().map(|user| ("user", user.clone())));
     facts.extend(image.workdir.iter().map(|path| ("workdir", path.clone())));
     let words = |words: &[String]| (!words.is_empty()).then(|| words.join(" "));
@@ -75,6 +80,18 @@ pub(crate) fn kernel_table(kernels: &[Kernel], now: Timestamp) -> String {
         ]);
     }
     table.render()
+}
+
+/// The lines of `kernel show`.
+pub(crate) fn kernel_text(kernel: &Kernel, now: Timestamp) -> String {
+    format!(
+        "name     {}\nrelease  {}\nsize     {}\nsource   {}\ncreated  {}\n",
+        kernel.name,
+        kernel.release,
+        rounded(kernel.size),
+        kernel.source,
+        moment(&kernel.created_at, now),
+    )
 }
 
 /// The lines of `daemon status`.
@@ -173,6 +190,9 @@ mod tests {
             entrypoint: vec!["/bin/server".into()],
             cmd: vec!["--port".into(), "80".into()],
             labels: [("org.example".to_owned(), "x".to_owned())].into(),
+            managed: true,
+            rootfs: None,
+            problem: None,
         };
         let now = "2026-03-02T12:00:00Z".parse().unwrap();
         insta::assert_snapshot!(image_table(std::slice::from_ref(&image), now), @r"

@@ -24,6 +24,7 @@ pub(crate) fn doing(kind: OperationKind) -> &'static str {
         OperationKind::PullImage => "getting an image",
         OperationKind::InstallEngine => "installing an engine",
         OperationKind::UninstallEngine => "removing an engine",
+        OperationKind::PromoteImage => "promoting an image",
     }
 }
 

@@ -755,5 +755,8 @@ fn image() -> Image {
         entrypoint: Vec::new(),
         cmd: Vec::new(),
         labels: [].into(),
+        managed: true,
+        rootfs: None,
+        problem: None,
     }
 }

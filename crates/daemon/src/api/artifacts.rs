@@ -19,13 +19,22 @@ use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
 use super::Api;
 use super::exchange::{Failure, Json, accepted};
+use super::shelf;
 use crate::operations::{StageReporter, Subject};
 
 pub async fn images(State(api): State<Api>) -> Result<Json<Vec<Image>>, Failure> {
     let store = api.fleet.host().images.clone();
-    let listed = crate::blocking(move || store.images()).await;
-    let manifests = listed.map_err(|error| store_failure("list images", &error))?;
-    Ok(Json(manifests.iter().map(Into::into).collect()))
+    let listed = crate::blocking(move || {
+        let manifests = store.images()?;
+        Ok(manifests
+            .iter()
+            .map(|manifest| shelf::described(&store, manifest))
+            .collect())
+    });
+    let images = listed.await;
+    Ok(Json(
+        images.map_err(|error| store_failure("list images", &error))?,
+    ))
 }
 
 pub async fn kernels(State(api): State<Api>) -> Result<Json<Vec<Kernel>>, Failure> {

@@ -11,6 +11,7 @@ mod logs;
 mod metrics;
 mod operations;
 mod peer;
+mod shelf;
 mod stats;
 mod stream;
 mod vms;
@@ -76,7 +77,14 @@ impl Api {
             .route("/v1/images", get(artifacts::images))
             .route("/v1/images/pull", post(artifacts::pull_reference))
             .route("/v1/images/archive", post(artifacts::take_archive))
-            .route("/v1/images/{name}/pull", post(artifacts::pull))
+            .route("/v1/images/{image}/pull", post(artifacts::pull))
+            .route("/v1/images/register", post(shelf::register))
+            .route("/v1/images/import", post(shelf::import))
+            .route("/v1/images/prune", post(shelf::prune))
+            .route("/v1/images/{image}", delete(shelf::delete))
+            .route("/v1/images/{image}/export", get(shelf::export))
+            .route("/v1/images/{image}/promote", post(shelf::promote))
+            .route("/v1/images/{image}/rename", post(shelf::rename))
             .route("/v1/kernels", get(artifacts::kernels))
             .route("/v1/engines", get(engines::list))
             .route("/v1/engines/{engine}", get(engines::show))
@@ -86,6 +94,9 @@ impl Api {
                     .put(engines::install_from)
                     .delete(engines::uninstall),
             )
+            .route("/v1/kernels/available", get(shelf::available_kernels))
+            .route("/v1/kernels/{name}", delete(shelf::delete_kernel))
+            .route("/v1/kernels/{name}/import", post(shelf::import_kernel))
             .route("/v1/operations", get(operations::list))
             .route("/v1/operations/{id}", get(operations::show))
             .route("/v1/operations/{id}", delete(operations::cancel))

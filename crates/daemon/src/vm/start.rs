@@ -70,6 +70,8 @@ pub struct Artifacts {
     pub user: String,
     /// Default directory of commands.
     pub workdir: Option<String>,
+    /// What a new work disk is cloned from.
+    pub work_seed: Option<PathBuf>,
 }
 
 impl Artifacts {
@@ -80,20 +82,18 @@ impl Artifacts {
             Some(id) => host.images.image_by_id(id),
             None => host.images.image(&row.image),
         };
-        image
-            .ok()
-            .flatten()
-            .map(|image| Self::of(image.manifest))
-            .unwrap_or_default()
+        image.ok().flatten().map(Self::of).unwrap_or_default()
     }
 
-    fn of(manifest: banger_image::Manifest) -> Self {
+    fn of(image: Image) -> Self {
+        let manifest = image.manifest;
         Self {
             image_id: Some(manifest.id),
             kernel: Some(manifest.kernel),
             env: manifest.env,
             user: manifest.user.unwrap_or_default(),
             workdir: manifest.workdir,
+            work_seed: image.work_seed,
         }
     }
 }
@@ -226,12 +226,12 @@ impl Start {
             .await?;
         let initrd = images.initramfs(&kernel).await?;
         let boot = BootFiles {
-            rootfs: image.rootfs,
+            rootfs: image.rootfs.clone(),
             vmlinux: kernel.vmlinux,
             modules_disk: kernel.modules_disk,
             initrd,
         };
-        Ok((Artifacts::of(image.manifest), boot))
+        Ok((Artifacts::of(image), boot))
     }
 
     async fn directory(&self) -> Result<(), StageError> {
@@ -249,10 +249,11 @@ impl Start {
 
     async fn disks(&self, artifacts: &Artifacts) -> Result<(), StageError> {
         let layout = self.layout();
-        self.disk(layout.system_disk.clone(), self.row.system_size)
+        self.disk(layout.system_disk.clone(), self.row.system_size, None)
             .await?;
         self.pass(Stage::Disks, Moment::HalfWay).await?;
-        self.disk(layout.work_disk.clone(), self.row.disk_size)
+        let seed = artifacts.work_seed.clone();
+        self.disk(layout.work_disk.clone(), self.row.disk_size, seed)
             .await?;
         let mut row = self.row.clone();
         row.image_id.clone_from(&artifacts.image_id);
@@ -267,11 +268,15 @@ impl Start {
         &self,
         path: PathBuf,
         size: banger_proto::size::ByteSize,
+        seed: Option<PathBuf>,
     ) -> Result<(), StageError> {
         let cache = self.host.paths.cache.clone();
         let disks = self.disks;
         crate::blocking(move || match disks {
-            Disks::New => Ok(banger_image::disk::clone_blank(&cache, size, &path)?),
+            Disks::New => match seed {
+                Some(seed) => Ok(banger_image::disk::clone_seed(&seed, size, &path)?),
+                None => Ok(banger_image::disk::clone_blank(&cache, size, &path)?),
+            },
             // It may have been told to grow by a daemon that died before it did so.
             Disks::Existing if path.is_file() => Ok(files::grow(&path, size)?),
             Disks::Existing => Err(StageError::DiskMissing(path)),

@@ -39,6 +39,8 @@ use bootstrap::{Bootstrap, Processes};
 
 /// File name of the root file system in an image's directory.
 pub(crate) const ROOTFS: &str = "rootfs.ext4";
+/// File name of what work disks are cloned from.
+pub(crate) const WORK_SEED: &str = "work-seed.ext4";
 /// Longest time that a build may take.
 const LIMIT: Duration = Duration::from_secs(90 * 60);
 /// Time that mmdebstrap has to clean up after itself before it is killed.
@@ -255,6 +257,7 @@ fn build(
         cmd: Vec::new(),
         reference: None,
         labels: std::collections::BTreeMap::new(),
+        elsewhere: None,
     };
     manifest::write(&manifest, draft.path()).map_err(step("write the image's manifest"))?;
     draft

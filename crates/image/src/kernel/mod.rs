@@ -1,7 +1,8 @@
-//! How a kernel is made from Debian's signed package.
+//! How a kernel is made from Debian's signed package, or of somebody's own files.
 
 mod bzimage;
 mod cpio;
+mod import;
 mod initramfs;
 mod modules;
 mod tree;
@@ -35,6 +36,8 @@ use crate::progress::Reporter;
 use crate::store::{StoreConfig, StoreError};
 use crate::tool::{self, DEPMOD, ToolError};
 
+pub(crate) use import::import;
+
 /// Debian's name of the architecture.
 const ARCHITECTURE: &str = "amd64";
 /// File names in a kernel's directory.
@@ -42,6 +45,8 @@ pub(crate) const VMLINUX: &str = "vmlinux";
 pub(crate) const MODULES_DISK: &str = "modules.ext4";
 const BOOT_MODULES: &str = "boot";
 const MODULES_LOAD: &str = "modules.load";
+/// Somebody's own initrd, which is unpacked before banger's.
+const EXTRA_INITRD: &str = "extra.img";
 const INITRD_PREFIX: &str = "initrd-";
 /// How many meta packages may lead to the kernel's own.
 const META_DEPTH: usize = 3;
@@ -76,6 +81,17 @@ pub enum KernelError {
         /// The release that the modules are for.
         modules: String,
     },
+    /// The modules that came with a kernel are another's.
+    #[error("the modules are of {modules}, and the kernel is {kernel}")]
+    OtherModules {
+        /// The release that the modules are for.
+        modules: String,
+        /// The kernel's.
+        kernel: String,
+    },
+    /// What should be a kernel says of no release that it is one.
+    #[error("`vmlinux` does not say which release of Linux it is")]
+    NoRelease,
     /// A step of making it failed.
     #[error("could not {step}")]
     Step {
@@ -112,6 +128,7 @@ impl KernelError {
             Self::Unknown { .. } => ErrorKind::NotFound,
             Self::NoPackage { .. } => ErrorKind::Unavailable,
             Self::Tool(ToolError::Missing { .. }) | Self::Agent { .. } => ErrorKind::Precondition,
+            Self::OtherModules { .. } | Self::NoRelease => ErrorKind::Invalid,
             Self::Tool(_) | Self::Mismatch { .. } | Self::Step { .. } => ErrorKind::Failed,
             Self::Store(error) => error.kind(),
             Self::Cancelled => ErrorKind::Cancelled,
@@ -132,6 +149,13 @@ impl KernelError {
             Self::Agent { .. } => Some(crate::check::AGENT_FIX.to_owned()),
             Self::Store(error) => error.hint(),
             Self::Shared(error) => error.hint(),
+            Self::OtherModules { kernel, .. } => Some(format!(
+                "take the modules of this kernel: `/lib/modules/{kernel}`"
+            )),
+            Self::NoRelease => Some(
+                "take the kernel's own file: `vmlinux` of its build, or a distribution's `vmlinuz`"
+                    .to_owned(),
+            ),
             Self::Mismatch { .. } | Self::Step { .. } | Self::Cancelled => None,
         }
     }
@@ -443,9 +467,21 @@ pub(crate) fn initramfs(
         path: agent.to_owned(),
         source,
     })?;
-    let bytes = initramfs::build(&agent, &modules);
+    let mut bytes = extra_initrd(directory).map_err(step("read the kernel's own initrd"))?;
+    bytes.extend(initramfs::build(&agent, &modules));
     write_whole(&path, &bytes).map_err(step("write the initramfs"))?;
     Ok(path)
+}
+
+/// The initrd that came with the kernel. Archives follow one another, and the later one's files
+/// count (Documentation/driver-api/early-userspace/buffer-format.rst).
+fn extra_initrd(directory: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = match std::fs::read(directory.join(EXTRA_INITRD)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        read => read?,
+    };
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    Ok(bytes)
 }
 
 /// Writes a file under another name first, so that it is there whole or not at all.

@@ -97,6 +97,7 @@ pub(super) fn convert<R: Read + Send>(
         entrypoint: execution.entrypoint.clone(),
         cmd: execution.cmd.clone(),
         labels: execution.labels.clone(),
+        elsewhere: None,
     };
     manifest::write(&manifest, draft.path()).map_err(step("write the image's manifest"))?;
     Ok(Unpublished { draft, manifest })

@@ -6,9 +6,9 @@ use banger_proto::size::ByteSize;
 use super::*;
 use crate::manifest;
 
-struct Place {
-    home: tempfile::TempDir,
-    store: Store,
+pub(super) struct Place {
+    pub(super) home: tempfile::TempDir,
+    pub(super) store: Store,
 }
 
 fn config(home: &Path) -> StoreConfig {
@@ -20,7 +20,7 @@ fn config(home: &Path) -> StoreConfig {
     }
 }
 
-fn place() -> Place {
+pub(super) fn place() -> Place {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("agent"), "agent 1").unwrap();
     let store = Store::open(config(home.path())).unwrap();
@@ -32,7 +32,7 @@ fn name(text: &str) -> ArtifactName {
 }
 
 impl Place {
-    fn add_image(&self, image: &str, created_at: &str) -> PathBuf {
+    pub(super) fn add_image(&self, image: &str, created_at: &str) -> PathBuf {
         let id = ImageId::new();
         let directory = self.home.path().join("state/images").join(id.as_str());
         std::fs::create_dir(&directory).unwrap();
@@ -55,12 +55,13 @@ impl Place {
             cmd: Vec::new(),
             reference: None,
             labels: [].into(),
+            elsewhere: None,
         };
         manifest::write(&manifest, &directory).unwrap();
         directory
     }
 
-    fn add_kernel(&self) -> PathBuf {
+    pub(super) fn add_kernel(&self) -> PathBuf {
         let directory = self.home.path().join("state/kernels/generic-6.12");
         std::fs::create_dir_all(directory.join("boot")).unwrap();
         std::fs::write(directory.join("vmlinux"), "vmlinux").unwrap();

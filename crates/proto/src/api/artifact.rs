@@ -52,6 +52,15 @@ pub struct Image {
     /// What the image's maker says of it.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Whether its files are banger's own, or somebody's whose paths are recorded.
+    #[serde(default = "yes")]
+    pub managed: bool,
+    /// Where the root file system is, if it is not banger's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<String>,
+    /// Why no VM can boot it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Body of `POST /v1/images/pull`.
@@ -102,6 +111,33 @@ impl fmt::Debug for RegistryAuth {
             Self::IdentityToken { .. } => "IdentityToken { .. }",
         })
     }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Body of `POST /v1/images/register`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RegisterImage {
+    /// What it is to be called; an unmanaged image of that name is updated.
+    pub name: ArtifactName,
+    /// Absolute path of an ext4 file system.
+    pub rootfs: String,
+    /// Absolute path of what the work disks of new VMs are cloned from: an ext4 file system
+    /// with a directory `root`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work_seed: Option<String>,
+    /// The kernel that it is to boot with; the default one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<ArtifactName>,
+}
+
+/// Body of `POST /v1/images/{image}/rename`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RenameImage {
+    /// Its new name.
+    pub name: ArtifactName,
 }
 
 /// A kernel.

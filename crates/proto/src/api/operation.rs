@@ -35,11 +35,13 @@ pub enum OperationKind {
     InstallEngine,
     /// Removes an engine's program that banger has installed.
     UninstallEngine,
+    /// Copies an image's files into the store.
+    PromoteImage,
 }
 
 impl OperationKind {
     /// Every kind, for tables.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::CreateVm,
         Self::StartVm,
         Self::StopVm,
@@ -52,6 +54,7 @@ impl OperationKind {
         Self::PullImage,
         Self::InstallEngine,
         Self::UninstallEngine,
+        Self::PromoteImage,
     ];
 
     /// The word in JSON, in logs and in metrics.
@@ -69,6 +72,7 @@ impl OperationKind {
             Self::PullImage => "pull_image",
             Self::InstallEngine => "install_engine",
             Self::UninstallEngine => "uninstall_engine",
+            Self::PromoteImage => "promote_image",
         }
     }
 }

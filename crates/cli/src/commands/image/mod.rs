@@ -1,7 +1,14 @@
 //! `banger image`
 
+mod delete;
+mod export;
+mod import;
 mod list;
+mod promote;
+mod prune;
 mod pull;
+mod register;
+mod rename;
 mod show;
 
 use clap::Subcommand;
@@ -18,6 +25,21 @@ pub(crate) enum Image {
     Pull(pull::Pull),
     /// Show an image: where it comes from, and how its maker wants it run
     Show(show::Show),
+    /// Record an image whose file stays where it is
+    Register(register::Register),
+    /// Copy a registered image's files into banger's own store
+    Promote(promote::Promote),
+    /// Give an image another name
+    Rename(rename::Rename),
+    /// Delete images that no VM uses
+    #[command(visible_alias = "rm")]
+    Delete(delete::Delete),
+    /// Delete all images that no VM uses
+    Prune(prune::Prune),
+    /// Write an image as one file, to be carried elsewhere
+    Export(export::Export),
+    /// Make an image of such a file
+    Import(import::Import),
 }
 
 impl Image {
@@ -26,6 +48,13 @@ impl Image {
             Self::List(command) => command.run(settings).await,
             Self::Pull(command) => command.run(settings).await,
             Self::Show(command) => command.run(settings).await,
+            Self::Register(command) => command.run(settings).await,
+            Self::Promote(command) => command.run(settings).await,
+            Self::Rename(command) => command.run(settings).await,
+            Self::Delete(command) => command.run(settings).await,
+            Self::Prune(command) => command.run(settings).await,
+            Self::Export(command) => command.run(settings).await,
+            Self::Import(command) => command.run(settings).await,
         }
     }
 }

@@ -142,6 +142,9 @@ mod tests {
             entrypoint: words(entrypoint),
             cmd: words(cmd),
             labels: [].into(),
+            managed: true,
+            rootfs: None,
+            problem: None,
         };
         let server = image(&["server", "-v"], &["--port", "80"]);
         for (image, arguments, expected) in [

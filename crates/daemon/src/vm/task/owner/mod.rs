@@ -836,6 +836,7 @@ impl Owner {
             OperationKind::DeleteVm => "delete",
             OperationKind::PullImage => "pull",
             OperationKind::InstallEngine | OperationKind::UninstallEngine => "installation",
+            OperationKind::PromoteImage => "promotion",
         };
         let message = format!("the {what} of VM `{}` was called off", self.row().name);
         ApiError::new(ErrorKind::Cancelled, message)
