@@ -1,5 +1,6 @@
 //! What the tests with real VMs share: the three programs in one directory, and a store that
-//! holds one image and its kernel, made once by the real `banger image pull`.
+//! holds one image and its kernel, made once by the real `banger image pull`, and the systems
+//! with other inits that images are made of.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,14 @@ use crate::workspace::{AGENT, HOST_PROGRAMS, Workspace, place_program};
 pub const IMAGE: &str = "debian-bookworm-slim";
 /// What of a `BANGER_HOME` the tests share.
 const SHARED: [&str; 2] = ["images", "kernels"];
+/// Small Debian systems with another init than the image's: a name, and what makes it one.
+const INITS: [(&str, &str); 3] = [
+    ("openrc", "openrc,sysvinit-core"),
+    ("runit", "runit-init"),
+    ("sysvinit", "sysvinit-core,sysv-rc"),
+];
+/// The release that these are of.
+const RELEASE: &str = "bookworm";
 
 /// Puts the programs built for the tests into one directory, and returns it.
 ///
@@ -38,12 +47,45 @@ pub fn programs(workspace: &Workspace, host_programs: &Path, agent: &Path) -> Re
 /// The pull fails.
 pub fn store(workspace: &Workspace, programs: &Path) -> Result<PathBuf> {
     let store = workspace.target.join("test-store");
+    image(workspace, programs, &store)?;
+    inits(&store.join("inits"))?;
+    Ok(store)
+}
+
+/// Makes those systems that are not there yet, each the tar of its files.
+fn inits(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("could not make {}", directory.display()))?;
+    for (name, packages) in INITS {
+        let (made, draft) = (
+            directory.join(format!("{name}.tar")),
+            directory.join(format!(".{name}.new.tar")),
+        );
+        if made.is_file() {
+            continue;
+        }
+        let mut command = Command::new("mmdebstrap");
+        command
+            .args(["--quiet", "--mode=unshare", "--variant=essential"])
+            .arg(format!("--include={packages}"))
+            .arg("--dpkgopt=path-exclude=/usr/share/doc/*")
+            .arg("--dpkgopt=path-exclude=/usr/share/man/*")
+            .arg("--dpkgopt=path-exclude=/usr/share/locale/*")
+            .arg(RELEASE)
+            .arg(&draft);
+        process::run(&mut command)?;
+        fs::rename(&draft, &made).with_context(|| format!("could not make {}", made.display()))?;
+    }
+    Ok(())
+}
+
+fn image(workspace: &Workspace, programs: &Path, store: &Path) -> Result<()> {
     if SHARED.iter().all(|name| store.join(name).is_dir()) {
         eprintln!(
             "the image of {} is used again; --fresh makes a new one",
             store.display()
         );
-        return Ok(store);
+        return Ok(());
     }
     // Sockets live below the home, and their paths must be short: not below the target.
     let home = tempfile::Builder::new().prefix("bgr-").tempdir()?;
@@ -57,7 +99,7 @@ pub fn store(workspace: &Workspace, programs: &Path) -> Result<PathBuf> {
     pulled.and(stopped)?;
 
     forget(workspace)?;
-    fs::create_dir_all(&store)?;
+    fs::create_dir_all(store)?;
     for name in SHARED {
         let made = home.path().join("state").join(name);
         // The target may be on another file system, where a rename does not reach.
@@ -65,10 +107,10 @@ pub fn store(workspace: &Workspace, programs: &Path) -> Result<PathBuf> {
             Command::new("cp")
                 .args(["--archive", "--sparse=always", "--reflink=auto"])
                 .arg(&made)
-                .arg(&store),
+                .arg(store),
         )?;
     }
-    Ok(store)
+    Ok(())
 }
 
 /// Removes the shared store, so that the next [`store`] makes a new one.
