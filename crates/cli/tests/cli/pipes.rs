@@ -113,7 +113,7 @@ fn a_lost_connection_is_not_taken_for_success() {
     insta::assert_snapshot!(said.stderr, @r"
     error: the connection to VM `calm-otter` ended before `vanish` did
       caused by: the stream ended
-    hint: run `banger vm logs calm-otter`
+    hint: `vanish` may still run there: `banger vm exec calm-otter -- ps ax` shows it; `banger vm health calm-otter` tells how the VM is
     ");
 }
 
