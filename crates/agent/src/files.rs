@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::fs::{lgetxattr, llistxattr};
@@ -278,17 +279,69 @@ fn put(entry: &mut tar::Entry<'_, impl Read>, target: &Path, name: &str) -> Resu
         reason: in_full(&error),
         kind: error.kind(),
     };
-    if entry.header().entry_type() == EntryType::Link {
-        // The library replaces files and symbolic links that are in the way, but not for a
-        // hard link.
-        let path = entry.path().map_err(unpack)?;
-        make_way(target, &path).map_err(unpack)?;
+    match entry.header().entry_type() {
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            return put_whole(entry, target, name, unpack);
+        }
+        EntryType::Link => {
+            // The library replaces files and symbolic links that are in the way, but not for a
+            // hard link.
+            let path = entry.path().map_err(unpack)?;
+            make_way(target, &path).map_err(unpack)?;
+        }
+        _ => {}
     }
     match entry.unpack_in(target) {
         Ok(true) => Ok(()),
         Ok(false) => Err(FilesError::Escape(name.to_owned())),
         Err(error) => Err(unpack(error)),
     }
+}
+
+/// Writes a file beside its place and gives it its name when all of it is there: a copy that is
+/// interrupted leaves what was there before.
+fn put_whole(
+    entry: &mut tar::Entry<'_, impl Read>,
+    target: &Path,
+    name: &str,
+    failed: impl Fn(io::Error) -> FilesError + Copy,
+) -> Result<(), FilesError> {
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    let path = entry.path().map_err(failed)?.into_owned();
+    let escape = || FilesError::Escape(name.to_owned());
+    let file = path.file_name().ok_or_else(escape)?;
+    let directory = make_parents(target, &path).map_err(failed)?;
+    let directory = directory.ok_or_else(escape)?;
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let draft = directory.join(format!(".banger-cp-{}-{number}", std::process::id()));
+    let written = entry.unpack(&draft);
+    let named = written.and_then(|_| fs::rename(&draft, directory.join(file)));
+    named.map_err(|error| {
+        // It may not have come to be.
+        let _ = fs::remove_file(&draft);
+        failed(error)
+    })
+}
+
+/// The directory that `path` below `target` is in, with all links followed, made if it is
+/// missing; `None` if a link leads out of `target`.
+fn make_parents(target: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
+    let root = target.canonicalize()?;
+    let mut directory = root.clone();
+    let parents = path.parent().into_iter().flat_map(Path::components);
+    for part in parents.filter(|part| matches!(part, Component::Normal(_))) {
+        let next = directory.join(part);
+        directory = match next.canonicalize() {
+            Ok(real) if real.starts_with(&root) => real,
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir(&next)?;
+                next
+            }
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(Some(directory))
 }
 
 /// Removes the file at `path` below `target`, if there is one and no link leads out.
@@ -482,5 +535,15 @@ mod tests {
         let archive = packed(&directory.path().join("file"));
         let error = unpacked(&directory.path().join("target"), &archive[..3000]).unwrap_err();
         assert!(!error.to_string().is_empty());
+        // No file is there in part, and what was there before stays.
+        let target = directory.path().join("target");
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+        fs::write(target.join("file"), "before").unwrap();
+        unpacked(&target, &archive[..3000]).unwrap_err();
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "before");
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
+        unpacked(&target, &archive).unwrap();
+        assert_eq!(fs::read(target.join("file")).unwrap(), vec![1; 5000]);
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
     }
 }

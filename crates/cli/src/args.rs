@@ -174,6 +174,16 @@ pub(crate) struct ExecArgs {
     pub(crate) command: Vec<String>,
 }
 
+/// What a VM may be named by; the daemon knows which ones there are.
+pub(crate) fn vm_selector(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() {
+        true => {
+            Err("a VM is named by its name, its id, or the first 4 or more digits of its id".into())
+        }
+        false => Ok(text.to_owned()),
+    }
+}
+
 /// A size above zero.
 pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
     if text.starts_with('-') {

@@ -30,6 +30,18 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The same for what may be long: without a unit nobody can tell whether seconds or days are
+/// meant.
+pub(crate) fn parse_with_unit(text: &str) -> Result<Duration, String> {
+    let duration = parse(text)?;
+    match text.ends_with(|last: char| last.is_ascii_alphabetic()) {
+        true => Ok(duration),
+        false => Err(format!(
+            "write `{text}` with a unit: `{text}s`, `{text}m`, `{text}h` or `{text}d`"
+        )),
+    }
+}
+
 /// In seconds, rounded up: what is asked to end soon must not be asked to stay.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
@@ -54,6 +66,13 @@ mod tests {
         for text in ["", "s", "-1", "0", "inf", "nan", "1w", "9e99", "400d", "+3"] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_may_be_long_needs_a_unit() {
+        assert_eq!(parse_with_unit("5s"), Ok(Duration::from_secs(5)));
+        insta::assert_snapshot!(parse_with_unit("5").unwrap_err(), @"write `5` with a unit: `5s`, `5m`, `5h` or `5d`");
+        assert_eq!(parse_with_unit("x"), parse("x"));
     }
 
     proptest! {

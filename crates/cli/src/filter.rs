@@ -33,7 +33,16 @@ const ENGINES: [&str; 3] = ["qemu", "firecracker", "fake"];
 fn parse(text: &str) -> Result<Filter, String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     if value.is_empty() {
-        return Err("write KEY=VALUE, such as state=running".into());
+        return Err(match key {
+            "label" => "write label=KEY or label=KEY=VALUE".into(),
+            "name" | "image" => format!("write {key}=GLOB, such as {key}=debian-*"),
+            "state" => format!("write state=STATE: {}", STATES.join(", ")),
+            "engine" => format!("write engine=ENGINE: {}", ENGINES.join(", ")),
+            _ => "write KEY=VALUE, such as state=running".into(),
+        });
+    }
+    if key == "label" && value.starts_with('=') {
+        return Err("write label=KEY=VALUE: this one has no key".into());
     }
     let value = value.to_owned();
     match key {
@@ -178,6 +187,21 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let words = ["label=", "label==x", "name=", "state", "engine=", "", "x="];
+        let told = words.map(|text| format!("{text:9} {}", parse(text).unwrap_err()));
+        insta::assert_snapshot!(told.join("\n"), @"
+        label=    write label=KEY or label=KEY=VALUE
+        label==x  write label=KEY=VALUE: this one has no key
+        name=     write name=GLOB, such as name=debian-*
+        state     write state=STATE: created, starting, running, paused, stopping, stopped, failed
+        engine=   write engine=ENGINE: qemu, firecracker, fake
+                  write KEY=VALUE, such as state=running
+        x=        write KEY=VALUE, such as state=running
+        ");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use banger_client::{Client, ClientError, Events};
-use banger_proto::api::{Operation, OperationEvent, OperationState};
+use banger_proto::api::{Operation, OperationEvent, OperationKind, OperationState};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::OperationId;
 use tokio::time::{Instant, sleep_until};
@@ -140,7 +140,12 @@ impl<'a> Following<'a> {
     fn concluded(self, operation: Operation) -> Result<Operation, Failure> {
         match self.called_off {
             None => Ok(verdict(operation)?),
-            Some(called_off) => Err(ended_after(called_off.signal, operation)),
+            Some(called_off) => {
+                if operation.state == OperationState::Cancelled {
+                    self.progress.conclude(left_behind(operation.kind));
+                }
+                Err(ended_after(called_off.signal, operation))
+            }
         }
     }
 }
@@ -153,15 +158,26 @@ async fn passed(deadline: Option<Instant>) {
     }
 }
 
+/// What there is after an operation was called off.
+fn left_behind(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::CreateVm => "cancelled; nothing of the VM is left",
+        OperationKind::StartVm | OperationKind::RestartVm => "cancelled; the VM keeps its disks",
+        _ => "cancelled",
+    }
+}
+
 fn verdict(operation: Operation) -> Result<Operation, ApiError> {
     match operation.state {
-        OperationState::Failed => Err(operation.error.unwrap_or_else(|| {
-            ApiError::new(
-                ErrorKind::Failed,
-                "the operation failed and did not say why",
-            )
-            .with_hint("run `banger daemon logs`")
-        })),
+        OperationState::Failed | OperationState::Cancelled => {
+            Err(operation.error.unwrap_or_else(|| {
+                ApiError::new(
+                    ErrorKind::Failed,
+                    "the operation failed and did not say why",
+                )
+                .with_hint("run `banger daemon logs`")
+            }))
+        }
         OperationState::Running | OperationState::Succeeded => Ok(operation),
     }
 }

@@ -14,6 +14,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp
 
 use crate::render::lists::rounded;
 use crate::render::time::took;
+use crate::render::vm::stages_in_short;
 use crate::ui::Ui;
 
 /// How often a long step says how far it is where nothing can move.
@@ -74,7 +75,7 @@ impl Display {
         match (&self.bars, self.verbosity) {
             (_, Verbosity::Quiet) => Progress::Silent,
             (Some(bars), _) => {
-                let mut live = Live::new(bars.clone(), title);
+                let mut live = Live::new(bars.clone(), title, detail);
                 live._silence = self.silence();
                 Progress::Live(live)
             }
@@ -150,6 +151,15 @@ impl Progress {
             Self::Live(live) => live.title.set_message(text.to_owned()),
         }
     }
+
+    /// Says something that stays, when the operation is over.
+    pub(crate) fn conclude(&self, text: &str) {
+        match self {
+            Self::Silent => {}
+            Self::Lines(ui, _) => ui.note(text),
+            Self::Live(live) => live.say(text),
+        }
+    }
 }
 
 /// Which lines an operation is worth where nothing can move.
@@ -164,8 +174,9 @@ impl Lines {
         match event {
             OperationEvent::Stage { .. } | OperationEvent::Done(_) => None,
             OperationEvent::StageDone(stage) => {
+                let failed = if stage.failed { " failed after" } else { "" };
                 let time = took(millis(stage.took_ms));
-                Some(format!("  {} {time}", stage.stage))
+                Some(format!("  {}{failed} {time}", stage.stage))
             }
             OperationEvent::Progress(step) => {
                 let complete = step.total.is_some_and(|total| step.done >= total);
@@ -241,6 +252,7 @@ impl Drop for KeySilence {
 pub(crate) struct Live {
     bars: MultiProgress,
     title: ProgressBar,
+    detail: Detail,
     stages: HashMap<String, ProgressBar>,
     steps: HashMap<String, ProgressBar>,
     /// Held for its drop.
@@ -248,7 +260,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    fn new(bars: MultiProgress, title: &str) -> Self {
+    fn new(bars: MultiProgress, title: &str, detail: Detail) -> Self {
         let bar = bars.add(ProgressBar::new_spinner());
         bar.set_style(style("{spinner} {prefix} {elapsed} {msg}"));
         bar.set_prefix(title.to_owned());
@@ -256,6 +268,7 @@ impl Live {
         Self {
             bars,
             title: bar,
+            detail,
             stages: HashMap::new(),
             steps: HashMap::new(),
             _silence: None,
@@ -273,7 +286,8 @@ impl Live {
             }
             OperationEvent::StageDone(stage) => {
                 if let Some(bar) = self.stages.get(&stage.stage) {
-                    bar.set_style(style("  ✓ {prefix} {msg}"));
+                    let mark = if stage.failed { "✗" } else { "✓" };
+                    bar.set_style(style(&format!("  {mark} {{prefix}} {{msg}}")));
                     bar.finish_with_message(took(millis(stage.took_ms)));
                 }
                 // Steps belong to the stage that is over, or to one that makes new ones.
@@ -282,8 +296,19 @@ impl Live {
                 }
             }
             OperationEvent::Progress(step) => self.step(step),
-            OperationEvent::Done(_) => self.clear(),
+            OperationEvent::Done(operation) => {
+                self.clear();
+                // What was shown stays in short, unless it was one line anyway.
+                if self.detail == Detail::Stages && operation.stages.len() > 1 {
+                    self.say(&stages_in_short(&operation.stages));
+                }
+            }
         }
+    }
+
+    fn say(&self, text: &str) {
+        // A terminal that is gone shows nothing.
+        let _ = self.bars.println(text);
     }
 
     fn step(&mut self, step: &Step) {
@@ -409,6 +434,7 @@ mod tests {
             stage: "engine".into(),
             begin_ms: 1.0,
             took_ms: 2210.0,
+            failed: false,
         });
         assert_eq!(
             lines.line(&done, Instant::now()).as_deref(),
@@ -419,7 +445,7 @@ mod tests {
     #[test]
     fn parts_of_one_thing_share_a_bar_and_what_is_done_goes() {
         let hidden = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        let mut live = Live::new(hidden, "creating");
+        let mut live = Live::new(hidden, "creating", Detail::Stages);
         let mut items = |what: &str, done| {
             live.event(&OperationEvent::Progress(Step {
                 what: what.into(),
@@ -453,6 +479,7 @@ mod tests {
         let mut live = Live::new(
             MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
             "creating",
+            Detail::Stages,
         );
         live.event(&OperationEvent::Stage {
             stage: "image".into(),
@@ -462,6 +489,7 @@ mod tests {
             stage: "image".into(),
             begin_ms: 0.0,
             took_ms: 1.0,
+            failed: false,
         }));
         assert!(live.steps.is_empty());
     }

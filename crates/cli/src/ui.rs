@@ -1,11 +1,11 @@
 //! All that banger says to its user, on standard error.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use banger_proto::error::ApiError;
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::render::error::error_text;
 use crate::render::style::Style;
 
@@ -41,6 +41,23 @@ impl Ui {
     /// Says something of use.
     pub(crate) fn note(&self, text: &str) {
         self.say(text);
+    }
+
+    /// Whether there is a terminal to ask on.
+    pub(crate) fn can_ask(&self) -> bool {
+        io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Asks, and waits for the answer. A signal ends the process meanwhile.
+    pub(crate) fn confirm(&self, question: &str) -> Result<bool, Failure> {
+        let mut stderr = io::stderr();
+        let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
+        asked.map_err(|error| Failure::system("could not ask", &error))?;
+        let mut answer = String::new();
+        let read = io::stdin().lock().read_line(&mut answer);
+        read.map_err(|error| Failure::system("could not read the answer", &error))?;
+        let answer = answer.trim().to_ascii_lowercase();
+        Ok(matches!(answer.as_str(), "y" | "yes"))
     }
 
     /// Says that something is odd but works.

@@ -100,6 +100,17 @@ impl Client {
         self.transport.done(Call::post("/v1/daemon/stop")).await
     }
 
+    /// `POST /v1/daemon/stop?if_idle=true`: the same, but only if its end ends nothing else.
+    ///
+    /// # Errors
+    /// An [`ErrorKind::Conflict`](banger_proto::error::ErrorKind::Conflict) that says what would
+    /// be ended.
+    pub async fn stop_idle_daemon(&self) -> Result<(), ClientError> {
+        self.transport
+            .done(Call::post("/v1/daemon/stop?if_idle=true"))
+            .await
+    }
+
     /// `GET /v1/events`: what has happened in the daemon, from the event behind the one with the
     /// id `last` on, or from the oldest that it remembers; with `follow`, also what happens.
     pub async fn daemon_events(
@@ -149,6 +160,13 @@ impl Client {
             .await
     }
 
+    /// `GET /v1/vms/{vm}?guest=true`: also what the guest tells of itself, if it does so soon.
+    pub async fn vm_with_guest(&self, vm: &str) -> Result<Vm, ClientError> {
+        self.transport
+            .json(Call::get(path("/v1/vms/", vm, "?guest=true")))
+            .await
+    }
+
     /// `PATCH /v1/vms/{vm}`: changes what `change` names.
     pub async fn set_vm(&self, vm: &str, change: &SetVm) -> Result<Operation, ClientError> {
         self.transport
@@ -160,6 +178,14 @@ impl Client {
     pub async fn delete_vm(&self, vm: &str) -> Result<Operation, ClientError> {
         self.transport
             .json(Call::delete(path("/v1/vms/", vm, "")))
+            .await
+    }
+
+    /// `DELETE /v1/vms/{vm}?force=true`: if something cannot be removed now, the daemon tries again
+    /// every minute until nothing is left.
+    pub async fn delete_vm_until_gone(&self, vm: &str) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::delete(path("/v1/vms/", vm, "?force=true")))
             .await
     }
 

@@ -146,6 +146,7 @@ fn operation(state: OperationState) -> Operation {
         node: "here".into(),
         vm: None,
         vm_name: Some("calm-otter".parse().unwrap()),
+        reason: None,
         error: None,
         created_at: "2026-01-01T00:00:00Z".into(),
         stages: Vec::new(),
@@ -259,6 +260,7 @@ async fn events_come_in_order_and_a_cut_stream_is_an_error() {
                 stage: "disks".into(),
                 begin_ms: 0.0,
                 took_ms: 2.5,
+                failed: false,
             }),
         ];
         if with_end {

@@ -53,6 +53,19 @@ impl Events {
         }
     }
 
+    /// Follows what comes from now on.
+    pub fn follow_new(&self) -> Follower {
+        let mut newest = self.shared.newest.subscribe();
+        let seen = *newest.borrow_and_update();
+        Follower {
+            shared: Arc::clone(&self.shared),
+            newest,
+            seen,
+            missed: false,
+            until: None,
+        }
+    }
+
     /// Follows from the event behind `last` on, or from the oldest that is remembered.
     pub fn follow(&self, last: Option<&str>) -> Follower {
         let mut newest = self.shared.newest.subscribe();
@@ -176,6 +189,18 @@ mod tests {
         assert_eq!(name(&follower.next().await.unwrap()), "a");
         let (event, ()) = tokio::join!(follower.next(), async { events.tell(changed("b")) });
         assert_eq!(name(&event.unwrap()), "b");
+    }
+
+    #[tokio::test]
+    async fn who_wants_only_what_comes_sees_only_that() {
+        let events = Events::new("host");
+        let mut from_the_start = events.follow_new();
+        events.tell(changed("a"));
+        let mut late = events.follow_new();
+        events.tell(changed("b"));
+        assert_eq!(name(&from_the_start.next().await.unwrap()), "a");
+        assert_eq!(name(&from_the_start.next().await.unwrap()), "b");
+        assert_eq!(name(&late.next().await.unwrap()), "b");
     }
 
     #[tokio::test]

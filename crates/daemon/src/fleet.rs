@@ -12,16 +12,20 @@ use banger_proto::id::{LeaseId, RequestId, VmId};
 use banger_proto::name::VmName;
 
 use crate::host::Host;
-use crate::operations::{Begun, IdempotencyKey, Subject, Work};
+use crate::operations::{Begun, KeyReused, Subject, Work};
+use crate::store::keys::IdempotencyKey;
 use crate::store::vms::{HeldSlots, SlotHold};
 use crate::store::{InsertError, NewVm, StoreError, VmRow};
 use crate::vm::bounds;
 use crate::vm::lifecycle::{Phase, Request};
-use crate::vm::task::{Ask, Handle, Origin, RequestError, Status};
+use crate::vm::task::{Ask, Delete, Handle, Origin, RequestError, Status};
 
 /// Shortest beginning of an id that names a VM: the name of a VM that is gone must not name
 /// another one by chance.
 const ID_PREFIX_MIN: usize = 4;
+/// Why a VM of `vm run --rm` is deleted.
+pub const LEASE_ENDED: &str = "the client that it was for has gone";
+
 /// All VMs.
 #[derive(Debug)]
 pub struct Fleet {
@@ -96,7 +100,10 @@ impl Fleet {
                 ErrorKind::NotFound,
                 format!("there is no VM `{selector}`"),
             )
-            .with_hint("see `banger vm list`")),
+            .with_hint(match begins_like_an_id(selector) {
+                true => format!("see `banger vm list`; {}", named_by()),
+                false => "see `banger vm list`".to_owned(),
+            })),
             (Some(_), Some(_)) => Err(ApiError::new(
                 ErrorKind::Conflict,
                 format!("more than one VM's id begins with `{selector}`"),
@@ -149,32 +156,80 @@ impl Fleet {
             kind: OperationKind::CreateVm,
             vm: None,
             request_id,
+            reason: None,
         };
         let operations = &self.host.operations;
-        let work = match key {
+        let key = key.map(|key| IdempotencyKey {
+            key,
+            fingerprint: serde_json::to_string(&request).expect("its keys are strings"),
+        });
+        let work = match key.clone() {
             None => operations.begin(subject),
-            Some(key) => {
-                let fingerprint = serde_json::to_string(&request).expect("its keys are strings");
-                match operations.begin_once(subject, IdempotencyKey { key, fingerprint }) {
-                    Ok(Begun::New(work)) => work,
-                    Ok(Begun::Repeated(operation)) => return Ok(*operation),
-                    Err(reused) => {
-                        return Err(
-                            ApiError::new(ErrorKind::Conflict, "could not create the VM")
-                                .caused_by(&reused),
-                        );
-                    }
-                }
-            }
+            Some(key) => match operations.begin_once(subject, key).map_err(key_reused)? {
+                Begun::New(work) => work,
+                Begun::Repeated(operation) => return Ok(*operation),
+            },
         };
+        match self.created_before(key.as_ref()).await {
+            Ok(None) => {}
+            Ok(Some(vm)) => return Ok(self.already_created(&vm, work)),
+            Err(error) => {
+                work.withdraw(error.clone());
+                return Err(error);
+            }
+        }
         let then_start = !request.no_start;
-        match self.admit(request).await {
+        match self.admit(request, key).await {
             Ok(row) => Ok(self.bring_forth(row, work, then_start).await),
             Err(error) => {
                 work.withdraw(error.clone());
                 Err(error)
             }
         }
+    }
+
+    /// The VM that a create under this key has brought forth, which this daemon does not remember
+    /// or an earlier one did.
+    async fn created_before(
+        &self,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Handle>, ApiError> {
+        let Some(key) = key else {
+            return Ok(None);
+        };
+        let used = self.host.database.used(key.key.clone()).await;
+        let used = used.map_err(|error| {
+            let mut api =
+                ApiError::new(ErrorKind::Failed, "could not create the VM").caused_by(&error);
+            api.hint = error.hint();
+            api
+        })?;
+        match used {
+            Some(used) if used.fingerprint != key.fingerprint => Err(key_reused(KeyReused)),
+            Some(used) => {
+                let vm = self.vms().get(&used.vm).cloned();
+                let going = |vm: &Handle| {
+                    vm.look(|status| status.gone || status.row.phase == Phase::Deleting)
+                };
+                Ok(vm.filter(|vm| !going(vm)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Ends a create that repeats the one of which `vm` came.
+    fn already_created(&self, vm: &Handle, work: Work) -> Operation {
+        let row = vm.status().row;
+        work.set_vm(row.id, row.name);
+        // One whose create was cut short, and what it had made could not be removed.
+        let never_was = row.phase == Phase::Failed && row.started_at.is_none();
+        let id = work.id();
+        work.end(match row.failure.filter(|_| never_was) {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        });
+        let ended = self.host.operations.get(&id);
+        ended.expect("it has just ended, and the newest are remembered")
     }
 
     /// Why there cannot be such an image, known before a VM is made for it.
@@ -197,7 +252,11 @@ impl Fleet {
         crate::blocking(move || images.missing().or_else(|| banger_net::missing(nat))).await
     }
 
-    async fn admit(&self, request: CreateVm) -> Result<VmRow, ApiError> {
+    async fn admit(
+        &self,
+        request: CreateVm,
+        key: Option<IdempotencyKey>,
+    ) -> Result<VmRow, ApiError> {
         let asked_name = request.name.clone();
         let name_in_words = match &asked_name {
             Some(name) => format!("VM `{name}`"),
@@ -237,6 +296,7 @@ impl Fleet {
         }
         let new = NewVm {
             name: asked_name,
+            key,
             row,
         };
         let inserted = self
@@ -272,7 +332,7 @@ impl Fleet {
         let handle = self.bring_in(row, Origin::Create { work, then_start });
         // The lease may have ended before the VM was there to be told.
         if lease.is_some_and(|lease| !self.host.leases.is_held(&lease)) {
-            delete(&handle).await;
+            delete_leased(&handle).await;
         }
         operation
     }
@@ -288,6 +348,7 @@ impl Fleet {
             slot: 0,
             phase: Phase::Creating,
             failure: None,
+            reason: None,
             image: request
                 .image
                 .unwrap_or_else(|| self.host.config.default_image_name.clone()),
@@ -316,7 +377,7 @@ impl Fleet {
         for vm in self.host.leases.end(lease) {
             let handle = self.vms().get(&vm).cloned();
             if let Some(handle) = handle {
-                delete(&handle).await;
+                delete_leased(&handle).await;
             }
         }
     }
@@ -347,6 +408,7 @@ impl Fleet {
             state: row.phase.state(),
             failure: row.failure.clone(),
             warnings: warnings(&status),
+            reason: row.reason.clone(),
             image: row.image.clone(),
             image_id: row.image_id.clone(),
             kernel: row.kernel.clone(),
@@ -368,6 +430,7 @@ impl Fleet {
             expires_at: row.expires_at.clone(),
             last_used_at: vm.last_used_at(),
             pid: status.pid,
+            guest: None,
             stages: row.stages.clone(),
         }
     }
@@ -386,6 +449,22 @@ fn warnings(status: &Status) -> Vec<String> {
     warnings
 }
 
+/// How a VM is named.
+fn named_by() -> String {
+    format!(
+        "a VM is named by its name, its id, or at least the first {ID_PREFIX_MIN} digits of its id"
+    )
+}
+
+/// Whether somebody may have meant the beginning of an id, and it is too short to be one.
+fn begins_like_an_id(selector: &str) -> bool {
+    selector.len() < ID_PREFIX_MIN && selector.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn key_reused(reused: KeyReused) -> ApiError {
+    ApiError::new(ErrorKind::Conflict, "could not create the VM").caused_by(&reused)
+}
+
 /// The error of a request that a VM refused.
 pub fn refused(handle: &Handle, request: Request, error: &RequestError) -> ApiError {
     in_words(&handle.name(), request, error)
@@ -402,19 +481,20 @@ fn in_words(name: &VmName, request: Request, error: &RequestError) -> ApiError {
     let message = format!("could not {} VM `{name}`", request.verb());
     let mut api = ApiError::new(kind, message).caused_by(error);
     api.hint = match error {
-        RequestError::Refused(refusal) => refusal.hint(request, name),
+        RequestError::Refused(refusal) => Some(refusal.hint(request, name)),
         RequestError::Change(change) => change.hint(name),
         RequestError::LinkDown => Some(format!(
             "`banger vm health {name}` asks again; `banger vm stop {name}` ends it in any case"
         )),
         RequestError::Store(store) => store.hint(),
-        RequestError::Gone => None,
+        RequestError::Gone => Some("`banger vm list` lists those that there are".to_owned()),
     };
     api
 }
 
-async fn delete(handle: &Handle) {
-    match handle.ask(Ask::Delete, None).await {
+async fn delete_leased(handle: &Handle) {
+    let delete = Ask::Delete(Delete::Once);
+    match handle.ask_because(delete, LEASE_ENDED).await {
         // A VM that is being deleted or is gone already is what was wanted.
         Ok(_) | Err(RequestError::Gone | RequestError::Refused(_)) => {}
         Err(error) => tracing::error!(vm = %handle.name(), %error, "could not delete"),

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Events;
+use crate::store::keys::IdempotencyKey;
 
 /// How many ended operations are remembered.
 const REMEMBERED: usize = 256;
@@ -55,6 +56,8 @@ pub struct TallyRow {
     pub succeeded: u64,
     /// Those that did not.
     pub failed: u64,
+    /// Those that were called off.
+    pub cancelled: u64,
 }
 
 impl Default for Tally {
@@ -87,6 +90,7 @@ impl TallyRow {
             begun: 0,
             succeeded: 0,
             failed: 0,
+            cancelled: 0,
         }
     }
 }
@@ -119,15 +123,8 @@ pub struct Subject {
     pub vm: Option<(VmId, VmName)>,
     /// The request that began it.
     pub request_id: Option<RequestId>,
-}
-
-/// A key under which a repeated request finds the first one's operation.
-#[derive(Clone, Debug)]
-pub struct IdempotencyKey {
-    /// What the client chose.
-    pub key: String,
-    /// What the request said: the same key must not come with another request.
-    pub fingerprint: String,
+    /// Why it is done, where nobody asked.
+    pub reason: Option<String>,
 }
 
 /// Whether a request begins something new.
@@ -209,6 +206,12 @@ impl Operations {
         operations
     }
 
+    /// How many go on.
+    pub fn running(&self) -> usize {
+        let registry = self.registry();
+        registry.entries.len() - registry.ended.len()
+    }
+
     /// How many have begun and ended so far.
     pub fn tally(&self) -> Tally {
         self.registry().tally.clone()
@@ -268,6 +271,7 @@ impl Operations {
                     node: self.node.to_string(),
                     vm,
                     vm_name,
+                    reason: subject.reason,
                     error: None,
                     created_at: crate::now(),
                     stages: Vec::new(),
@@ -288,6 +292,7 @@ impl Operations {
             kind = subject.kind.as_str(),
             request_id = record.request_id.as_ref().map(tracing::field::display),
             vm = record.operation.vm_name.as_ref().map(tracing::field::display),
+            reason = record.operation.reason,
             "an operation begins"
         );
         entry.tell(&record.operation);
@@ -330,6 +335,7 @@ impl Entry {
             state: operation.state,
             vm: operation.vm.clone(),
             vm_name: operation.vm_name.clone(),
+            reason: operation.reason.clone(),
             error: operation.error.clone(),
         });
     }
@@ -419,8 +425,10 @@ impl Work {
             let mut record = self.entry.record();
             record.operation.state = match &result {
                 Ok(()) => OperationState::Succeeded,
+                Err(error) if error.kind == ErrorKind::Cancelled => OperationState::Cancelled,
                 Err(_) => OperationState::Failed,
             };
+            let state = record.operation.state;
             record.operation.error = result.err().map(|mut error| {
                 if error.request_id.is_none() {
                     error.request_id.clone_from(&record.request_id);
@@ -430,25 +438,26 @@ impl Work {
             let done = OperationEvent::Done(Box::new(record.operation.clone()));
             let id = record.operation.id.clone();
             let kind = record.operation.kind;
-            let failed = record.operation.error.is_some();
             tracing::info!(
                 operation = %id,
                 kind = kind.as_str(),
                 request_id = record.request_id.as_ref().map(tracing::field::display),
                 vm = record.operation.vm_name.as_ref().map(tracing::field::display),
+                state = state.as_str(),
                 error = record.operation.error.as_ref().map(tracing::field::display),
                 "an operation ended"
             );
             self.entry.tell(&record.operation);
             self.entry.add(&mut record, done, |_| false);
-            (id, kind, failed)
+            (id, kind, state)
         };
-        let (id, kind, failed) = ended;
+        let (id, kind, state) = ended;
         let mut registry = self.registry.lock().expect("no holder of this lock panics");
         let row = registry.tally.row(kind);
-        match failed {
-            true => row.failed += 1,
-            false => row.succeeded += 1,
+        match state {
+            OperationState::Failed => row.failed += 1,
+            OperationState::Cancelled => row.cancelled += 1,
+            OperationState::Succeeded | OperationState::Running => row.succeeded += 1,
         }
         registry.ended.push_back(id);
         while registry.ended.len() > REMEMBERED
@@ -482,7 +491,7 @@ pub struct StageReporter {
 
 impl StageReporter {
     /// A stage begins. It ends when the returned mark is told so; a mark that is dropped
-    /// belongs to a stage that failed.
+    /// before belongs to a stage that failed.
     pub fn stage(&self, name: &'static str) -> StageMark {
         let begin = self.entry.began.elapsed();
         let event = OperationEvent::Stage {
@@ -493,6 +502,7 @@ impl StageReporter {
             entry: Arc::clone(&self.entry),
             name,
             begin_ms: begin.as_secs_f64() * 1e3,
+            failed: true,
         }
     }
 
@@ -507,7 +517,7 @@ impl StageReporter {
         );
     }
 
-    /// Stages that have ended so far.
+    /// Stages that have ended so far, also those that have failed.
     pub fn stages(&self) -> Vec<StageTime> {
         self.entry.record().operation.stages.clone()
     }
@@ -519,15 +529,23 @@ pub struct StageMark {
     entry: Arc<Entry>,
     name: &'static str,
     begin_ms: f64,
+    failed: bool,
 }
 
 impl StageMark {
     /// The stage has done its work.
-    pub fn done(self) {
+    pub fn done(mut self) {
+        self.failed = false;
+    }
+}
+
+impl Drop for StageMark {
+    fn drop(&mut self) {
         let time = StageTime {
             stage: self.name.to_owned(),
             begin_ms: self.begin_ms,
             took_ms: self.entry.began.elapsed().as_secs_f64() * 1e3 - self.begin_ms,
+            failed: self.failed,
         };
         let mut record = self.entry.record();
         record.operation.stages.push(time.clone());
@@ -585,6 +603,7 @@ mod tests {
             kind: OperationKind::CreateVm,
             vm: None,
             request_id: None,
+            reason: None,
         }
     }
 
@@ -659,6 +678,27 @@ mod tests {
         assert_eq!(operation.state, OperationState::Failed);
         assert!(operation.error.is_some());
         assert_eq!(all(operations.follow(&id).unwrap()).await, ["Failed"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_called_off_has_not_failed_and_a_stage_that_is_dropped_has() {
+        let operations = operations();
+        let work = operations.begin(create());
+        let id = work.id();
+        let reporter = work.reporter();
+        reporter.stage("image").done();
+        drop(reporter.stage("engine"));
+        work.end(Err(ApiError::new(ErrorKind::Cancelled, "called off")));
+        let operation = operations.get(&id).unwrap();
+        assert_eq!(operation.state, OperationState::Cancelled);
+        let stages = operation.stages.iter();
+        let stages: Vec<_> = stages
+            .map(|time| (time.stage.as_str(), time.failed))
+            .collect();
+        assert_eq!(stages, [("image", false), ("engine", true)]);
+        let tally = operations.tally();
+        let row = tally.rows().find(|row| row.kind == "create_vm").unwrap();
+        assert_eq!((row.succeeded, row.failed, row.cancelled), (0, 0, 1));
     }
 
     #[tokio::test]

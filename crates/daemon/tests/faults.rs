@@ -50,6 +50,7 @@ async fn a_create_that_is_called_off_at_any_stage_leaves_a_clean_host() {
         daemon.reach(&operation.id, stage).await;
         daemon.client.cancel_operation(&operation.id).await.unwrap();
         let operation = daemon.end(&operation.id).await;
+        assert_eq!(operation.state, OperationState::Cancelled, "{point}");
         assert_eq!(
             operation.error.unwrap().kind,
             ErrorKind::Cancelled,
@@ -140,6 +141,14 @@ async fn a_failed_start_of_an_existing_vm_keeps_its_disks_and_says_why() {
         assert!(
             failure.starts_with("could not start VM `a`: stage "),
             "{failure}"
+        );
+        // Those of this start, and not of one before.
+        let stage = point.split(':').next().unwrap();
+        let failed: Vec<_> = vm.stages.iter().filter(|time| time.failed).collect();
+        assert!(
+            matches!(failed[..], [time] if time.stage == stage),
+            "{point}: {:?}",
+            vm.stages
         );
         assert_eq!(home.leftovers().len(), 1, "its directory, after {point}");
         daemon.stop().await;

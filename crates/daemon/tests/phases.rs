@@ -423,7 +423,7 @@ async fn a_start_that_hangs_is_killed_at_any_stage() {
     daemon.reach(&restarting.id, "agent").await;
     succeeded(&daemon.kill_vm("a", &KillVm::default()).await);
     let restarting = daemon.end(&restarting.id).await;
-    assert_eq!(restarting.state, OperationState::Failed);
+    assert_eq!(restarting.state, OperationState::Cancelled);
     assert_eq!(daemon.state("a").await, VmState::Stopped);
     assert_eq!(home.leftovers().len(), 1, "its directory");
 }

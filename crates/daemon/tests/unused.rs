@@ -3,7 +3,7 @@
 mod support;
 
 use banger_proto::agent::ExecRequest;
-use banger_proto::api::VmState;
+use banger_proto::api::{OperationKind, VmState};
 use banger_proto::frame::Frame;
 use support::Home;
 use tokio::io::AsyncWriteExt as _;
@@ -30,6 +30,13 @@ async fn a_vm_that_nobody_uses_is_stopped_and_one_with_an_open_stream_is_not() {
     daemon.run("unused").await;
     let unused = daemon.comes_to("unused", VmState::Stopped).await;
     assert_eq!(unused.failure, None);
+    let reason = unused.reason.unwrap();
+    assert!(reason.starts_with("nobody has used it for "), "{reason}");
+    let operations = daemon.client.operations().await.unwrap();
+    let stop = operations
+        .iter()
+        .find(|operation| operation.kind == OperationKind::StopVm);
+    assert_eq!(stop.unwrap().reason.as_deref(), Some(reason.as_str()));
     let used = daemon.client.vm("used").await.unwrap();
     assert_eq!(used.state, VmState::Running);
     drop(stream);

@@ -23,7 +23,7 @@ pub(crate) enum Kind {
 ///
 /// # Errors
 /// The archive is broken or wants out, or something cannot be written; what was unpacked
-/// before stays.
+/// before stays, and no file is there in part.
 pub(crate) fn unpack(
     from: Pieces,
     owners: bool,
@@ -60,9 +60,7 @@ pub(crate) fn unpack(
             EntryType::Regular
             | EntryType::Continuous
             | EntryType::GNUSparse
-            | EntryType::Symlink => {
-                entry.unpack(&path).map_err(|error| write(&path, error))?;
-            }
+            | EntryType::Symlink => put_whole(&mut entry, &path)?,
             _ => left_out.push(path),
         }
     }
@@ -154,6 +152,21 @@ impl Root {
         }
         fs::hard_link(&first, path).map_err(|error| write(path, error))
     }
+}
+
+/// Writes a file beside its place and gives it its name when all of it is there: a copy that is
+/// interrupted leaves what was there before.
+fn put_whole(entry: &mut Entry<'_, impl Read>, path: &Path) -> Result<(), ArchiveError> {
+    // One process copies one thing at a time, so that its number makes the name its own. What a
+    // killed one has left there is written over.
+    let draft = path.with_file_name(format!(".banger-cp-{}", std::process::id()));
+    let written = entry.unpack(&draft);
+    let named = written.and_then(|_| fs::rename(&draft, path));
+    named.map_err(|error| {
+        // It may not have come to be.
+        let _ = fs::remove_file(&draft);
+        write(path, error)
+    })
 }
 
 /// Makes a directory, or finds it; true if it is new. A link to one is none: it may have come
@@ -361,7 +374,14 @@ mod tests {
         builder.append(&header, &[1u8; 5000][..]).unwrap();
         let mut archive = builder.into_inner().unwrap();
         archive.truncate(3000);
-        assert!(unpacked(&directory.path().join("a"), archive).is_err());
+        let a = directory.path().join("a");
+        assert!(unpacked(&a, archive.clone()).is_err());
+        assert!(fs::read_dir(&directory).unwrap().next().is_none());
+        // What was there before stays.
+        fs::write(&a, "before").unwrap();
+        assert!(unpacked(&a, archive).is_err());
+        assert_eq!(fs::read_to_string(&a).unwrap(), "before");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         assert!(unpacked(&directory.path().join("b"), Vec::new()).is_err());
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use banger_client::{Client, ClientError};
 use banger_proto::error::{ApiError, ErrorKind};
+use banger_proto::exit;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -31,7 +32,10 @@ Examples:
   banger daemon restart
   banger daemon logs -f
 
-Every command that needs the daemon starts it. Stopping or restarting it stops no VM.";
+Every command that needs the daemon starts it. Stopping or restarting it stops no VM. It does end
+what goes through the daemon: commands and shells in VMs, copies, creates and starts that are not
+done, and VMs of `vm run --rm`. While there are any, it asks, or without a terminal refuses;
+--force goes on.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
@@ -41,9 +45,9 @@ pub(crate) enum Daemon {
     /// Start the daemon if it does not run
     Start,
     /// Stop the daemon; VMs go on running
-    Stop,
+    Stop(Ending),
     /// Stop the daemon and start it again; VMs go on running
-    Restart,
+    Restart(Ending),
     /// Print the path of the daemon's socket
     Socket,
     /// Print the daemon's log
@@ -56,6 +60,13 @@ pub(crate) struct Status {
     json: Json,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Ending {
+    /// Also if commands in VMs, copies or operations end with it
+    #[arg(long, short)]
+    force: bool,
+}
+
 impl Daemon {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         match self {
@@ -64,19 +75,19 @@ impl Daemon {
                 settings.connect().await?;
                 settings.ui.note("the daemon runs");
             }
-            Self::Stop => match settings.connect_if_running().await? {
+            Self::Stop(ending) => match settings.connect_if_running().await? {
                 Some(client) => {
-                    stop(&client).await?;
+                    ending.stop(&client, settings).await?;
                     settings
                         .ui
                         .note("the daemon has stopped; VMs go on running");
                 }
                 None => settings.ui.note("the daemon does not run"),
             },
-            Self::Restart => {
+            Self::Restart(ending) => {
                 // One of another API can still be stopped: that is what a restart is for.
                 if let Some(client) = settings.connect_if_running().await? {
-                    stop(&client).await?;
+                    ending.stop(&client, settings).await?;
                 }
                 settings.connect().await?;
                 settings.ui.note("the daemon runs");
@@ -104,19 +115,48 @@ impl Status {
     }
 }
 
-/// Asks the daemon to end and waits until its process has.
-async fn stop(client: &Client) -> Result<(), Failure> {
-    let pid = client.daemon_status().await?.pid;
-    let process = watch(pid)
-        .map_err(|error| Failure::system(format!("could not watch process {pid}"), &error))?;
-    match client.stop_daemon().await {
-        // It may be gone before its answer is through.
-        Ok(()) | Err(ClientError::Transport { .. }) => {}
-        Err(error) => return Err(error.into()),
+impl Ending {
+    /// Asks the daemon to end and waits until its process has. What would end with it is said
+    /// before.
+    async fn stop(&self, client: &Client, settings: &Settings) -> Result<(), Failure> {
+        let pid = client.daemon_status().await?.pid;
+        let process = watch(pid)
+            .map_err(|error| Failure::system(format!("could not watch process {pid}"), &error))?;
+        let stopped = match client.stop_idle_daemon().await {
+            Err(ClientError::Api(error)) if error.kind == ErrorKind::Conflict => {
+                self.go_on(error, settings)?;
+                client.stop_daemon().await
+            }
+            stopped => stopped,
+        };
+        match stopped {
+            // It may be gone before its answer is through.
+            Ok(()) | Err(ClientError::Transport { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match process.is_none_or(|process| has_ended(&process)) {
+            true => Ok(()),
+            false => Err(still_runs(pid).into()),
+        }
     }
-    match process.is_none_or(|process| has_ended(&process)) {
-        true => Ok(()),
-        false => Err(still_runs(pid).into()),
+
+    /// Whether what would end with the daemon may: by `--force`, or by who sits at the terminal.
+    fn go_on(&self, at_work: ApiError, settings: &Settings) -> Result<(), Failure> {
+        if self.force {
+            settings.ui.warn(&at_work.to_string());
+            return Ok(());
+        }
+        if !settings.ui.can_ask() {
+            return Err(at_work.into());
+        }
+        settings.ui.warn(&at_work.to_string());
+        match settings.ui.confirm("end it all the same?")? {
+            true => Ok(()),
+            false => {
+                settings.ui.note("the daemon goes on");
+                Err(Failure::silent(exit::FAILURE))
+            }
+        }
     }
 }
 

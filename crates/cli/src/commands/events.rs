@@ -29,8 +29,8 @@ pub(crate) struct Events {
     /// Go on printing what happens
     #[arg(long, short)]
     follow: bool,
-    /// Only what happens to this VM: its name, its id, or the beginning of its id
-    #[arg(long, value_name = "VM", add = ArgValueCandidates::new(complete::vm_names))]
+    /// Only what happens to this VM: its name, its id, or the first 4 or more digits of its id
+    #[arg(long, value_name = "VM", value_parser = crate::args::vm_selector, add = ArgValueCandidates::new(complete::vm_names))]
     vm: Option<String>,
     /// Only events behind the one with this id
     #[arg(long, value_name = "ID")]
@@ -113,7 +113,7 @@ impl Only {
             | Happened::VmState { vm, vm_name, .. }
             | Happened::VmWarning { vm, vm_name, .. }
             | Happened::VmChanged { vm, vm_name }
-            | Happened::VmDeleted { vm, vm_name } => (Some(vm), Some(vm_name)),
+            | Happened::VmDeleted { vm, vm_name, .. } => (Some(vm), Some(vm_name)),
             Happened::Operation { vm, vm_name, .. } => (vm.as_ref(), vm_name.as_ref()),
             // It may have been this VM's.
             Happened::Missed => return true,

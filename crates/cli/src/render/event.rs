@@ -23,17 +23,25 @@ fn words(what: &Happened) -> String {
             failure: Some(failure),
             ..
         } => format!("VM {vm_name} is failed: {failure}"),
-        Happened::VmState { vm_name, state, .. } => format!("VM {vm_name} is {state}"),
+        Happened::VmState {
+            vm_name,
+            state,
+            reason,
+            ..
+        } => format!("VM {vm_name} is {state}{}", because(reason)),
         Happened::VmWarning {
             vm_name, warning, ..
         } => format!("VM {vm_name}: warning: {warning}"),
         Happened::VmChanged { vm_name, .. } => format!("VM {vm_name} has changed"),
-        Happened::VmDeleted { vm_name, .. } => format!("VM {vm_name} is deleted"),
+        Happened::VmDeleted {
+            vm_name, reason, ..
+        } => format!("VM {vm_name} is deleted{}", because(reason)),
         Happened::Operation {
             operation,
             kind,
             state,
             vm_name,
+            reason,
             error,
             ..
         } => {
@@ -42,10 +50,12 @@ fn words(what: &Happened) -> String {
                 None => String::new(),
             };
             let how = match (state, error) {
-                (OperationState::Running, _) => "began".to_owned(),
+                (OperationState::Running, _) => format!("began{}", because(reason)),
                 (OperationState::Succeeded, _) => "is done".to_owned(),
                 (OperationState::Failed, Some(error)) => format!("failed: {error}"),
                 (OperationState::Failed, None) => "failed".to_owned(),
+                (OperationState::Cancelled, Some(error)) => format!("was called off: {error}"),
+                (OperationState::Cancelled, None) => "was called off".to_owned(),
             };
             format!(
                 "operation {} ({}{about}) {how}",
@@ -54,6 +64,14 @@ fn words(what: &Happened) -> String {
             )
         }
         Happened::Missed => "events before this one are forgotten".to_owned(),
+    }
+}
+
+/// Why, where nobody asked.
+fn because(reason: &Option<String>) -> String {
+    match reason {
+        Some(reason) => format!(": {reason}"),
+        None => String::new(),
     }
 }
 
@@ -75,6 +93,7 @@ mod tests {
             vm: vm.clone(),
             vm_name: vm_name.clone(),
             state,
+            reason: None,
             failure,
         };
         let operation = |state, error| Happened::Operation {
@@ -83,6 +102,7 @@ mod tests {
             state,
             vm: Some(vm.clone()),
             vm_name: Some(vm_name.clone()),
+            reason: None,
             error,
         };
         let lines: String = [
@@ -102,6 +122,32 @@ mod tests {
             Happened::VmDeleted {
                 vm: vm.clone(),
                 vm_name: vm_name.clone(),
+                reason: None,
+            },
+            operation(
+                OperationState::Cancelled,
+                Some(ApiError::new(ErrorKind::Cancelled, "it was called off")),
+            ),
+            Happened::Operation {
+                operation: "fedcba9876543210fedcba9876543210".parse().unwrap(),
+                kind: OperationKind::StopVm,
+                state: OperationState::Running,
+                vm: Some(vm.clone()),
+                vm_name: Some(vm_name.clone()),
+                reason: Some("nobody has used it for 30 min".into()),
+                error: None,
+            },
+            Happened::VmState {
+                vm: vm.clone(),
+                vm_name: vm_name.clone(),
+                state: VmState::Stopped,
+                reason: Some("nobody has used it for 30 min".into()),
+                failure: None,
+            },
+            Happened::VmDeleted {
+                vm: vm.clone(),
+                vm_name: vm_name.clone(),
+                reason: Some("its time to live is over".into()),
             },
             Happened::Missed,
         ]

@@ -107,10 +107,24 @@ pub(crate) fn daemon_text(status: &DaemonStatus, now: Timestamp) -> String {
         status.vms,
         status.running,
     );
+    if status.operations + status.streams > 0 {
+        text.push_str(&format!(
+            "at work  {}, {}\n",
+            counted(status.operations, "operation"),
+            counted(status.streams, "open stream")
+        ));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("warning  {warning}\n"));
     }
     text
+}
+
+fn counted(count: u32, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    }
 }
 
 /// A size to three digits, such as `261M`.
@@ -156,6 +170,8 @@ mod tests {
             state_dir: "/state".into(),
             vms: 2,
             running: 1,
+            operations: 1,
+            streams: 2,
             warnings: vec!["the database was damaged, and is kept as `banger.db.damaged-1`".into()],
         };
         let now = "2026-03-02T12:00:00Z".parse().unwrap();
@@ -167,6 +183,7 @@ mod tests {
         socket   /run/bangerd.sock
         state    /state
         VMs      2, 1 running
+        at work  1 operation, 2 open streams
         warning  the database was damaged, and is kept as `banger.db.damaged-1`
         ");
     }

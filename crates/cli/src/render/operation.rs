@@ -38,14 +38,6 @@ pub(crate) fn title(operation: &Operation) -> String {
     }
 }
 
-fn state(state: OperationState) -> &'static str {
-    match state {
-        OperationState::Running => "running",
-        OperationState::Succeeded => "succeeded",
-        OperationState::Failed => "failed",
-    }
-}
-
 /// The table of `operation list`.
 pub(crate) fn operation_table(operations: &[Operation], now: Timestamp) -> String {
     let mut table = Table::new(["ID", "WHAT", "VM", "STATE", "BEGAN"]);
@@ -55,7 +47,7 @@ pub(crate) fn operation_table(operations: &[Operation], now: Timestamp) -> Strin
             operation.id.short().to_owned(),
             doing(operation.kind).to_owned(),
             name.unwrap_or_else(|| "-".into()),
-            state(operation.state).to_owned(),
+            operation.state.as_str().to_owned(),
             age(&operation.created_at, now),
         ]);
     }
@@ -64,11 +56,12 @@ pub(crate) fn operation_table(operations: &[Operation], now: Timestamp) -> Strin
 
 /// Everything about one operation, one fact a line.
 pub(crate) fn operation_text(operation: &Operation, now: Timestamp, style: Style) -> String {
-    let word = state(operation.state);
+    let word = operation.state.as_str();
     let word = match operation.state {
         OperationState::Running => style.yellow(word),
         OperationState::Succeeded => style.green(word),
         OperationState::Failed => style.red(word),
+        OperationState::Cancelled => word.to_owned(),
     };
     let mut text = format!(
         "id           {}\nwhat         {}\nstate        {word}\nnode         {}\nbegan        {}\n",
@@ -77,6 +70,9 @@ pub(crate) fn operation_text(operation: &Operation, now: Timestamp, style: Style
         operation.node,
         moment(&operation.created_at, now),
     );
+    if let Some(reason) = &operation.reason {
+        text.push_str(&format!("reason       {reason}\n"));
+    }
     if !operation.stages.is_empty() {
         text.push_str("stages\n");
         text.push_str(&stage_lines(&operation.stages));
@@ -98,6 +94,7 @@ mod tests {
             stage: stage.into(),
             begin_ms,
             took_ms,
+            failed: false,
         };
         Operation {
             id: "fedcba9876543210fedcba9876543210".parse().unwrap(),
@@ -106,6 +103,7 @@ mod tests {
             node: "workstation".into(),
             vm: Some("0123456789abcdef0123456789abcdef".parse().unwrap()),
             vm_name: Some("calm-otter".parse().unwrap()),
+            reason: None,
             error: Some(ApiError::new(ErrorKind::Failed, "the engine died")),
             created_at: "2026-03-02T11:55:00Z".into(),
             stages: vec![stage("engine", 15.0, 2210.0), stage("disks", 3.0, 12.0)],
@@ -129,6 +127,26 @@ mod tests {
         ID            WHAT              VM          STATE    BEGAN
         fedcba987654  creating VM       calm-otter  failed   5 min ago
         fedcba987654  getting an image  -           running  5 min ago
+        ");
+    }
+
+    #[test]
+    fn an_operation_of_bangers_own_tells_why_and_one_that_was_called_off_has_not_failed() {
+        let own = Operation {
+            kind: OperationKind::StopVm,
+            state: OperationState::Cancelled,
+            reason: Some("nobody has used it for 30 min".into()),
+            error: None,
+            stages: Vec::new(),
+            ..operation()
+        };
+        insta::assert_snapshot!(operation_text(&own, now(), Style::Plain), @"
+        id           fedcba9876543210fedcba9876543210
+        what         stopping VM `calm-otter`
+        state        cancelled
+        node         workstation
+        began        2026-03-02T11:55:00Z (5 min ago)
+        reason       nobody has used it for 30 min
         ");
     }
 

@@ -33,14 +33,14 @@ pub(crate) fn vm_table(vms: &[Vm], now: Timestamp) -> String {
 }
 
 /// Everything about one VM, one fact a line; with what its agent tells, if that was asked.
-pub(crate) fn vm_text(vm: &Vm, guest: Option<&Health>, now: Timestamp, style: Style) -> String {
+pub(crate) fn vm_text(vm: &Vm, now: Timestamp, style: Style) -> String {
     let mut facts: Vec<(&str, String)> = vec![
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
         ("state", state(vm.state, style)),
-        ("node", vm.node.clone()),
-        ("image", vm.image.to_string()),
     ];
+    facts.extend(vm.reason.iter().map(|reason| ("reason", reason.clone())));
+    facts.extend([("node", vm.node.clone()), ("image", vm.image.to_string())]);
     facts.extend(
         vm.kernel
             .iter()
@@ -86,7 +86,7 @@ pub(crate) fn vm_text(vm: &Vm, guest: Option<&Health>, now: Timestamp, style: St
             .iter()
             .map(|end| ("deleted at", moment_to_come(end, now))),
     );
-    facts.extend(guest.into_iter().flat_map(guest_facts));
+    facts.extend(vm.guest.iter().flat_map(guest_facts));
     let warnings = vm.warnings.iter();
     facts.extend(warnings.map(|warning| ("warning", warning.clone())));
     let mut text: String = facts
@@ -121,8 +121,25 @@ fn guest_facts(guest: &Health) -> Vec<(&'static str, String)> {
 pub(crate) fn stage_lines(stages: &[StageTime]) -> String {
     let mut stages: Vec<&StageTime> = stages.iter().collect();
     stages.sort_by(|a, b| a.begin_ms.total_cmp(&b.begin_ms));
-    let line = |stage: &StageTime| format!("  {:10} {}\n", stage.stage, millis(stage.took_ms));
+    let line = |stage: &StageTime| format!("  {:10} {}\n", stage.stage, how_long(stage));
     stages.into_iter().map(line).collect()
+}
+
+/// The same in one line: `image 2 ms, engine 1.2 s, agent 2.1 s`.
+pub(crate) fn stages_in_short(stages: &[StageTime]) -> String {
+    let mut stages: Vec<&StageTime> = stages.iter().collect();
+    stages.sort_by(|a, b| a.begin_ms.total_cmp(&b.begin_ms));
+    let words = stages
+        .into_iter()
+        .map(|stage| format!("{} {}", stage.stage, how_long(stage)));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+fn how_long(stage: &StageTime) -> String {
+    match stage.failed {
+        false => millis(stage.took_ms),
+        true => format!("failed after {}", millis(stage.took_ms)),
+    }
 }
 
 fn millis(millis: f64) -> String {
@@ -158,6 +175,8 @@ pub(crate) mod tests {
             state,
             failure: None,
             warnings: Vec::new(),
+            reason: None,
+            guest: None,
             image: "debian-bookworm".parse().unwrap(),
             image_id: None,
             kernel: Some("generic-6.12".parse().unwrap()),
@@ -180,6 +199,7 @@ pub(crate) mod tests {
                 stage: "engine".into(),
                 begin_ms: 3.2,
                 took_ms: 2210.04,
+                failed: false,
             }],
         }
     }
@@ -206,7 +226,7 @@ pub(crate) mod tests {
         );
         vm.expires_at = Some("2026-03-03T12:00:00Z".into());
         vm.last_used_at = Some("2026-03-02T11:58:00Z".into());
-        let guest = Health {
+        vm.guest = Some(Health {
             version: "0.1.0".into(),
             protocol: 1,
             kernel: "6.12.1-cloud-amd64".into(),
@@ -215,7 +235,28 @@ pub(crate) mod tests {
             init: "systemd".into(),
             boot: Vec::new(),
             warnings: vec!["no time from the host".into()],
-        };
-        insta::assert_snapshot!(vm_text(&vm, Some(&guest), now(), Style::Plain));
+        });
+        vm.stages.push(StageTime {
+            stage: "agent".into(),
+            begin_ms: 2213.3,
+            took_ms: 30_000.0,
+            failed: true,
+        });
+        insta::assert_snapshot!(vm_text(&vm, now(), Style::Plain));
+        assert_eq!(
+            stages_in_short(&vm.stages),
+            "engine 2.2 s, agent failed after 30.0 s"
+        );
+    }
+
+    #[test]
+    fn a_vm_that_banger_stopped_says_why() {
+        let mut vm = vm("calm-otter", VmState::Stopped);
+        vm.reason = Some("nobody has used it for 30 min".into());
+        let text = vm_text(&vm, now(), Style::Plain);
+        assert!(
+            text.contains("reason       nobody has used it for 30 min\n"),
+            "{text}"
+        );
     }
 }

@@ -120,6 +120,27 @@ fn a_dash_is_a_tar_stream() {
 }
 
 #[test]
+fn what_is_no_tar_stream_is_refused_before_it_is_sent() {
+    let daemon = Daemon::start();
+    fs::create_dir(daemon.guest("devbox").join("srv")).unwrap();
+    let given = |bytes: &[u8]| {
+        let mut command = banger(daemon.home(), &["vm", "cp", "-", "devbox:/srv"]);
+        command.stdin(Stdio::piped());
+        let mut running = Running::start(command);
+        running.feed(bytes.to_vec());
+        running.wait()
+    };
+    let said = given(&[b'x'; 3000]);
+    assert_eq!(said.status, Some(1));
+    insta::assert_snapshot!(said.stderr);
+    assert_eq!(given(b"").stderr, said.stderr);
+    let left: Vec<_> = fs::read_dir(daemon.guest("devbox").join("srv"))
+        .unwrap()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn what_cannot_be_copied_says_why() {
     let daemon = Daemon::start();
     let guest = daemon.guest("calm-otter");

@@ -174,6 +174,7 @@ impl Daemon {
             vm: vm.id,
             vm_name: vm.name,
             state,
+            reason: None,
             failure: vm.failure,
         });
     }
@@ -187,6 +188,7 @@ impl Daemon {
         self.tell(Happened::VmDeleted {
             vm: vm.id,
             vm_name: vm.name,
+            reason: None,
         });
     }
 
@@ -252,6 +254,8 @@ pub fn vm(name: &str) -> Vm {
         state: VmState::Running,
         failure: None,
         warnings: Vec::new(),
+        reason: None,
+        guest: None,
         image: "debian-bookworm-slim".parse().unwrap(),
         image_id: None,
         kernel: Some("generic-6.12".parse().unwrap()),
@@ -319,6 +323,7 @@ fn operation(kind: OperationKind, vm: &Vm) -> Operation {
         node: "here".into(),
         vm: Some(vm.id.clone()),
         vm_name: Some(vm.name.clone()),
+        reason: None,
         error: None,
         created_at: "2026-01-01T00:00:00Z".into(),
         stages: Vec::new(),
@@ -366,6 +371,8 @@ async fn answer(
                 state_dir: "/state".into(),
                 vms: 2,
                 running: 2,
+                operations: 0,
+                streams: 0,
                 warnings: Vec::new(),
             },
         ),
@@ -432,6 +439,16 @@ async fn of_vm(
     state: Arc<State>,
 ) -> Response<Body> {
     match (request.method(), rest) {
+        (&Method::GET, []) if request.uri().query() == Some("guest=true") => {
+            let guest = health(vm).agent;
+            json(
+                200,
+                &Vm {
+                    guest,
+                    ..vm.clone()
+                },
+            )
+        }
         (&Method::GET, []) => json(200, vm),
         (&Method::DELETE, []) => {
             let _ = state.deeds.send(Deed::Deleted(vm.name.to_string()));
@@ -698,13 +715,14 @@ fn events(begun: Arc<Begun>) -> Response<Body> {
                 stage: "disks".into(),
                 begin_ms: 0.0,
                 took_ms: 12.0,
+                failed: false,
             }),
         )
         .await;
         if begun.course == Course::Slow {
             let mut called_off = begun.called_off.subscribe();
             let _ = called_off.wait_for(|called_off| *called_off).await;
-            done.state = OperationState::Failed;
+            done.state = OperationState::Cancelled;
             done.error = Some(ApiError::new(ErrorKind::Cancelled, "it was called off"));
         }
         if begun.course == Course::Fails {

@@ -37,6 +37,7 @@ fn each_log_is_asked_for_by_its_name() {
         (&[][..], "log=console&follow=false"),
         (&["--boot"], "log=boot&follow=false"),
         (&["--agent"], "log=agent&follow=false"),
+        (&["--boot", "-f"], "log=boot&follow=true"),
         (&["--engine", "-f"], "log=engine&follow=true"),
         (
             &["--console", "--tail", "5"],
@@ -46,6 +47,26 @@ fn each_log_is_asked_for_by_its_name() {
         let words = [&["vm", "logs", "calm-otter"], flags].concat();
         let said = run(daemon.home(), &words);
         assert_eq!(said.stdout(), format!("/v1/vms/calm-otter/logs?{query}\n"));
+    }
+}
+
+#[test]
+fn a_vm_without_a_name_is_refused_with_the_ways_to_name_one() {
+    let daemon = Daemon::start();
+    for words in [
+        &["vm", "show", ""][..],
+        &["vm", "delete", ""],
+        &["vm", "health", " "],
+        &["vm", "exec", "", "--", "true"],
+    ] {
+        let said = run(daemon.home(), words);
+        assert_ne!(said.status, Some(0), "{words:?}");
+        assert!(
+            said.stderr
+                .contains("its name, its id, or the first 4 or more digits of its id"),
+            "{words:?}: {}",
+            said.stderr
+        );
     }
 }
 

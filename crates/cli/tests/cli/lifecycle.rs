@@ -82,11 +82,8 @@ fn a_signal_during_the_creation_calls_it_off_and_waits_for_the_clean_up() {
         running.signal(signal);
         let said = running.wait();
         assert_eq!((said.status, said.stdout()), (Some(status), ""));
-        assert!(
-            said.stderr.ends_with("  called off, cleaning up\n"),
-            "{}",
-            said.stderr
-        );
+        let told = "  called off, cleaning up\ncancelled; nothing of the VM is left\n";
+        assert!(said.stderr.ends_with(told), "{}", said.stderr);
         assert_eq!(daemon.deed(), created(Some("slow"), false));
         assert_eq!(daemon.deed(), Deed::CalledOff);
     }

@@ -283,3 +283,106 @@ fn all_of_a_vms_life_by_its_commands() {
     let operations = well(&["operation", "list", "--json"]);
     assert!(operations.stdout().contains("\"restart_vm\""));
 }
+
+#[test]
+fn a_daemon_that_is_at_work_is_not_stopped_unawares() {
+    let Some(home) = Home::new() else { return };
+    let created = home.run(&["vm", "create", "-q", "--name", "a"]);
+    assert_eq!(created.status, Some(0), "{created:?}");
+    let words = [
+        "vm",
+        "exec",
+        "a",
+        "--",
+        "sh",
+        "-c",
+        "echo up; exec sleep 100",
+    ];
+    let mut running = Running::start(home.command(&words));
+    assert_eq!(running.line(), "up\n");
+    for order in ["stop", "restart"] {
+        let said = home.run(&["daemon", order]);
+        assert_eq!(said.status, Some(1), "{said:?}");
+        insta::assert_snapshot!("a_daemon_at_work", said.stderr);
+    }
+    let said = home.run(&["daemon", "restart", "--force"]);
+    assert_eq!(said.status, Some(0), "{said:?}");
+    assert!(said.stderr.contains("1 open stream"), "{}", said.stderr);
+    assert_ne!(running.status(), Some(0));
+    assert_eq!(home.run(&["vm", "exec", "a", "--", "true"]).status, Some(0));
+
+    // On a terminal it asks.
+    let mut running = Running::start(home.command(&words));
+    assert_eq!(running.line(), "up\n");
+    let mut terminal = Terminal::of(home.command(&["daemon", "stop"]));
+    terminal.expect("[y/N]");
+    terminal.type_in(b"n\n");
+    terminal.expect("the daemon goes on");
+    assert_eq!(terminal.running.status(), Some(1));
+    let mut terminal = Terminal::of(home.command(&["daemon", "stop"]));
+    terminal.expect("[y/N]");
+    terminal.type_in(b"y\n");
+    terminal.expect("the daemon has stopped");
+    assert_eq!(terminal.running.status(), Some(0));
+    assert_ne!(running.status(), Some(0));
+}
+
+#[test]
+fn an_interrupted_copy_leaves_no_file_in_part() {
+    let Some(home) = Home::new() else { return };
+    let created = home.run(&["vm", "create", "-q", "--name", "a"]);
+    assert_eq!(created.status, Some(0), "{created:?}");
+    let (here, guest) = (
+        home.directory.path().join("here"),
+        home.directory.path().join("guest"),
+    );
+    for directory in [&here, &guest] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    let entries = |directory: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let name = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.unwrap().file_name().into_string().unwrap()
+        };
+        entries.map(name).collect()
+    };
+    let until = |directory: &Path, wanted: &dyn Fn(&[String]) -> bool| {
+        let deadline = std::time::Instant::now() + LIMIT;
+        while !wanted(&entries(directory)) {
+            let late = std::time::Instant::now() > deadline;
+            assert!(!late, "{:?}", entries(directory));
+            std::thread::yield_now();
+        }
+    };
+    // What takes long, and little room.
+    let endless = home.directory.path().join("endless");
+    let file = std::fs::File::create(&endless).unwrap();
+    file.set_len(1 << 32).unwrap();
+    let endless = endless.display().to_string();
+    let is_draft = |names: &[String]| names.len() == 1 && names[0].starts_with(".banger-cp-");
+    for (from, to, directory) in [
+        (
+            format!("a:{endless}"),
+            format!("{}/", here.display()),
+            &here,
+        ),
+        (endless.clone(), format!("a:{}/", guest.display()), &guest),
+    ] {
+        let mut copying = Running::start(home.command(&["vm", "cp", &from, &to]));
+        until(directory, &is_draft);
+        copying.signal(Signal::INT);
+        assert_eq!(copying.status(), Some(130));
+        until(directory, &|names| names.is_empty());
+    }
+    // Nothing waits for what a copy out leaves.
+    let mut copying = Running::start(home.command(&[
+        "vm",
+        "cp",
+        &format!("a:{endless}"),
+        &format!("{}/", here.display()),
+    ]));
+    until(&here, &is_draft);
+    copying.signal(Signal::INT);
+    assert_eq!(copying.status(), Some(130));
+    assert_eq!(entries(&here), Vec::<String>::new());
+}

@@ -224,6 +224,7 @@ fn ctrl_c_during_the_creation_calls_it_off() {
     assert!(!terminal.shows_control_keys());
     terminal.type_in(b"\x03");
     assert_eq!(daemon.deed(), Deed::CalledOff);
+    terminal.expect("cancelled; nothing of the VM is left");
     assert_eq!(terminal.running.status(), Some(130));
     assert!(terminal.is_cooked());
     assert!(terminal.shows_control_keys());

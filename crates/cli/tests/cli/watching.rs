@@ -237,3 +237,37 @@ fn a_config_that_the_daemon_has_not_read_is_said_once() {
          restart` to use it; VMs go on running\n"
     );
 }
+
+#[test]
+fn what_can_be_told_of_several_vms_is_told_and_the_rest_is_an_error() {
+    let daemon = Daemon::start();
+    for words in [
+        &["vm", "stats", "calm-otter", "nobody"][..],
+        &["vm", "stats", "--json", "calm-otter", "nobody"],
+        &["vm", "health", "calm-otter", "nobody"],
+    ] {
+        let said = run(daemon.home(), words);
+        assert_eq!(said.status, Some(1), "{words:?}");
+        assert!(said.stdout().contains("calm-otter"), "{words:?}: {said:?}");
+        let told = said.stderr.matches("no VM `nobody`").count();
+        assert_eq!(told, 1, "{words:?}: {}", said.stderr);
+    }
+    let said = run(daemon.home(), &["vm", "stats", "nobody"]);
+    assert_eq!((said.status, said.stdout()), (Some(1), ""));
+}
+
+#[test]
+fn health_without_a_name_is_that_of_all_that_run() {
+    let daemon = Daemon::start();
+    daemon.enter("devbox", VmState::Stopped);
+    let said = run(daemon.home(), &["vm", "health"]);
+    assert_eq!(said.status, Some(0), "{said:?}");
+    assert!(said.stdout().contains("calm-otter"));
+    assert!(!said.stdout().contains("devbox"));
+    daemon.enter("calm-otter", VmState::Stopped);
+    let said = run(daemon.home(), &["vm", "health"]);
+    assert_eq!(
+        (said.status, said.stderr.as_str()),
+        (Some(0), "no VM runs\n")
+    );
+}

@@ -162,6 +162,7 @@ where
         kind: OperationKind::PullImage,
         vm: None,
         request_id: Some(request_id),
+        reason: None,
     });
     let operation = work.operation();
     let (store, report, cancelled) = (host.images.clone(), work.reporter(), work.cancelled());

@@ -128,6 +128,7 @@ pub async fn uninstall(
         kind: OperationKind::UninstallEngine,
         vm: None,
         request_id: Some(request_id),
+        reason: None,
     });
     let operation = work.operation();
     let host = Arc::clone(api.fleet.host());
@@ -155,6 +156,7 @@ fn begin(api: &Api, request_id: RequestId, source: Source) -> Response {
         kind: OperationKind::InstallEngine,
         vm: None,
         request_id: Some(request_id),
+        reason: None,
     });
     let operation = work.operation();
     let (report, cancelled) = (work.reporter(), work.cancelled());

@@ -1,5 +1,7 @@
 //! Logs of a VM: as they are, or as they grow.
 
+mod boot;
+
 use std::fs::File;
 use std::io::{self, ErrorKind as IoErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::fd::OwnedFd;
@@ -11,7 +13,7 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use banger_proto::api::{LogKind, StageTime};
+use banger_proto::api::LogKind;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
 use bytes::Bytes;
@@ -63,9 +65,17 @@ pub async fn logs(
         .layout(&status.row.id, status.row.slot)
         .place;
     let path = match wanted.log {
+        LogKind::Boot if wanted.follow => return Ok(boot::follow(&api, vm, wanted.tail)),
         LogKind::Boot => {
-            let log = boot_log(&status.row.stages);
+            let log = boot::lines(&status.row.stages);
             return Ok(text(last_lines(log.into(), wanted.tail).into()));
+        }
+        LogKind::Agent if wanted.follow => {
+            let name = &status.row.name;
+            let message = format!("the log of the agent of VM `{name}` cannot be followed");
+            return Err(ApiError::new(ErrorKind::Invalid, message)
+                .with_hint("the guest gives what there is of it: ask again without `--follow`")
+                .into());
         }
         LogKind::Agent => {
             let log = agent_log(&vm, &id).await?;
@@ -152,19 +162,6 @@ impl BackwardLines {
         }
         None
     }
-}
-
-/// Stages of the last start, one a line.
-fn boot_log(stages: &[StageTime]) -> String {
-    stages
-        .iter()
-        .map(|time| {
-            format!(
-                "{:>9.1} ms  {:<10} {:>9.1} ms\n",
-                time.begin_ms, time.stage, time.took_ms
-            )
-        })
-        .collect()
 }
 
 /// A file that is read to its end, and then on as it grows, also in a new file of its name.

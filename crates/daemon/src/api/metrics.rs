@@ -90,7 +90,11 @@ fn of_operations(page: &mut Page, tally: &Tally) {
         "Operations that have ended, by what they do and how they ended.",
     );
     for row in tally.rows() {
-        for (result, count) in [("succeeded", row.succeeded), ("failed", row.failed)] {
+        for (result, count) in [
+            ("succeeded", row.succeeded),
+            ("failed", row.failed),
+            ("cancelled", row.cancelled),
+        ] {
             ended.sample(&[("kind", &row.kind), ("result", result)], count);
         }
     }
@@ -324,6 +328,7 @@ mod tests {
             stage: "agent".to_owned(),
             begin_ms: 10.0,
             took_ms: 1500.0,
+            failed: false,
         }];
         let usage = HostUsage {
             pid: 7,

@@ -184,6 +184,7 @@ pub async fn promote(
         kind: OperationKind::PromoteImage,
         vm: None,
         request_id: Some(request_id),
+        reason: None,
     });
     let operation = work.operation();
     let (store, report, cancelled) = (host.images.clone(), work.reporter(), work.cancelled());

@@ -1,26 +1,56 @@
 //! VMs: requests go to the fleet, and answers come out of what the VMs' owners show.
 
+use std::time::Duration;
+
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use banger_proto::api::{CreateVm, IDEMPOTENCY_HEADER, KillVm, SetVm, SshTarget, Vm};
+use banger_proto::api::{CreateVm, IDEMPOTENCY_HEADER, KillVm, SetVm, SshTarget, Vm, VmState};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
 use rustix::process::Signal;
+use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::Api;
 use super::exchange::{Failure, Json, accepted};
-use crate::vm::task::Ask;
+use crate::usage;
+use crate::vm::task::{Ask, Delete};
+
+/// How long a guest may take to tell of itself before the rest is shown without that.
+const GUEST_LIMIT: Duration = Duration::from_secs(2);
 
 pub async fn list(State(api): State<Api>) -> Json<Vec<Vm>> {
     let vms = api.fleet.handles();
     Json(vms.iter().map(|vm| api.fleet.describe(vm)).collect())
 }
 
-pub async fn show(State(api): State<Api>, Path(vm): Path<String>) -> Result<Json<Vm>, Failure> {
+#[derive(Debug, Deserialize)]
+pub struct ShowQuery {
+    /// With what the guest tells of itself.
+    #[serde(default)]
+    guest: bool,
+}
+
+pub async fn show(
+    State(api): State<Api>,
+    Path(vm): Path<String>,
+    Extension(request_id): Extension<RequestId>,
+    wanted: Result<Query<ShowQuery>, QueryRejection>,
+) -> Result<Json<Vm>, Failure> {
+    let Query(ShowQuery { guest }) = wanted.map_err(|error| {
+        let message = format!("could not show VM `{vm}`");
+        ApiError::new(ErrorKind::Invalid, message).caused_by(&error)
+    })?;
     let vm = api.fleet.find(&vm)?;
-    Ok(Json(api.fleet.describe(&vm)))
+    let mut shown = api.fleet.describe(&vm);
+    if guest && shown.state == VmState::Running {
+        let asked = timeout(GUEST_LIMIT, usage::health(&vm, &request_id)).await;
+        shown.guest = asked.ok().and_then(|health| health.agent);
+    }
+    Ok(Json(shown))
 }
 
 pub async fn create(
@@ -44,8 +74,24 @@ pub async fn delete(
     api: State<Api>,
     vm: Path<String>,
     request_id: Extension<RequestId>,
+    wanted: Result<Query<DeleteQuery>, QueryRejection>,
 ) -> Result<Response, Failure> {
-    ask(api, vm, request_id, Ask::Delete).await
+    let Query(DeleteQuery { force }) = wanted.map_err(|error| {
+        let message = format!("could not delete VM `{}`", *vm);
+        ApiError::new(ErrorKind::Invalid, message).caused_by(&error)
+    })?;
+    let delete = match force {
+        false => Delete::Once,
+        true => Delete::UntilGone,
+    };
+    ask(api, vm, request_id, Ask::Delete(delete)).await
+}
+
+#[derive(Debug, Deserialize)]
+pub struct DeleteQuery {
+    /// Try again until nothing is left.
+    #[serde(default)]
+    force: bool,
 }
 
 pub async fn start(

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use banger_config::Paths;
 use banger_proto::doctor::{Thing, ThingKind};
+use banger_proto::id::VmId;
 
-use super::judge::{self, Owner, of_vm, thing};
+use super::judge::{self, Lost, Owner, Rowless, of_vm, thing};
 use super::look::Sight;
 use crate::files::is_draft;
 use crate::store::{Rows, schema};
@@ -19,7 +20,13 @@ use crate::vm::record;
 const DAEMON_REMOVES: &str = "a starting daemon removes it: `banger daemon restart`";
 
 /// What is in the directories, and what rows say should be there.
-pub fn things(paths: &Paths, sight: &Sight, rows: &Rows, unseen: &mut Vec<String>) -> Vec<Thing> {
+pub fn things(
+    paths: &Paths,
+    sight: &Sight,
+    rows: &Rows,
+    lost: &Lost,
+    unseen: &mut Vec<String>,
+) -> Vec<Thing> {
     let mut found = Vec::new();
     for path in entries(&paths.state, unseen) {
         found.push(in_state(paths, &path));
@@ -28,7 +35,7 @@ pub fn things(paths: &Paths, sight: &Sight, rows: &Rows, unseen: &mut Vec<String
         found.push(in_runtime(&path, sight));
     }
     for path in entries(&paths.vms(), unseen) {
-        found.push(vm_directory(&path, rows));
+        found.push(vm_directory(&path, sight, rows, lost));
         for inside in entries(&path, unseen)
             .into_iter()
             .filter(|path| is_named_draft(path))
@@ -41,7 +48,7 @@ pub fn things(paths: &Paths, sight: &Sight, rows: &Rows, unseen: &mut Vec<String
         }
     }
     for path in entries(&paths.runtime.join("vms"), unseen) {
-        let owner = slot_owner(&path, rows);
+        let owner = slot_owner(&path, sight, rows, lost);
         for inside in entries(&path, unseen) {
             found.push(thing(kind(&inside), show(&inside), owner.clone()));
         }
@@ -95,32 +102,59 @@ fn in_runtime(path: &Path, sight: &Sight) -> Thing {
     thing(kind(path), show(path), owner)
 }
 
-fn vm_directory(path: &Path, rows: &Rows) -> Thing {
+/// VMs that have a directory and no row.
+pub fn lost(paths: &Paths, rows: &Rows) -> Lost {
+    let has_row = |vm: &VmId| {
+        let malformed = rows.malformed.iter().any(|row| row.id == vm.as_str());
+        malformed || rows.vms.iter().any(|row| row.id == *vm)
+    };
+    let directories = entries(&paths.vms(), &mut Vec::new()).into_iter();
+    let without = directories.filter_map(|path| {
+        let vm: VmId = name(&path).parse().ok()?;
+        let rowless = match record::read(&path) {
+            Some(_) => Rowless::ComesBack,
+            None => Rowless::LeftAlone,
+        };
+        (!has_row(&vm)).then_some((vm, rowless))
+    });
+    without.collect()
+}
+
+fn vm_directory(path: &Path, sight: &Sight, rows: &Rows, lost: &Lost) -> Thing {
     let name = name(path);
     let row = rows.vms.iter().find(|row| row.id.as_str() == name);
     let malformed = rows.malformed.iter().any(|row| row.id == name);
-    let owner = match row {
-        Some(row) => Ok(of_vm(row)),
-        None if malformed => Ok(format!("VM {name}, whose row is malformed")),
-        None if record::read(path).is_some() => {
-            Err("its VM has lost its row; `banger daemon restart` brings it back".to_owned())
+    let rowless = name.parse().ok().and_then(|vm: VmId| lost.get(&vm));
+    let owner = match (row, rowless) {
+        (Some(row), _) => Ok(of_vm(row)),
+        (None, _) if malformed => Ok(format!("VM {name}, whose row is malformed")),
+        (None, Some(rowless)) => {
+            let runs = sight.runs_of(&name);
+            Err(rowless.fix(match runs {
+                true => {
+                    "it may hold disks, and its process runs: look at them, end the process, then \
+                     remove it"
+                }
+                false => "it may hold disks; look at them, then remove it",
+            }))
         }
-        None => Err(
-            "it is of no VM that banger knows, and may hold disks: look at them, then remove it"
-                .to_owned(),
-        ),
+        (None, None) => Err("banger does not know it; see what it is, and move it away".to_owned()),
     };
     thing(kind(path), show(path), owner)
 }
 
-fn slot_owner(path: &Path, rows: &Rows) -> Result<String, String> {
+fn slot_owner(path: &Path, sight: &Sight, rows: &Rows, lost: &Lost) -> Result<String, String> {
     let slot = name(path).parse().ok();
+    let rowless = slot.and_then(|slot| judge::lost_in_slot(sight, lost, slot));
     match slot.and_then(|slot| judge::in_slot(rows, slot)) {
         Some(Owner::Vm(row)) => {
             judge::active(row).map_err(|why| format!("{why}; {DAEMON_REMOVES}"))
         }
         Some(Owner::Malformed(words)) => Ok(words),
-        None => Err(format!("no VM has its slot; {DAEMON_REMOVES}")),
+        None => Err(match rowless {
+            Some(rowless) => rowless.fix("it goes after the process in its slot"),
+            None => format!("no VM has its slot; {DAEMON_REMOVES}"),
+        }),
     }
 }
 

@@ -1,13 +1,55 @@
 //! Whose the things of an instance are, as the rows say. Pure: no I/O.
 
+use std::collections::BTreeMap;
+
 use banger_proto::api::EngineKind;
 use banger_proto::doctor::{Thing, ThingKind};
+use banger_proto::id::VmId;
 
 use super::look::{Role, Sight};
 use crate::store::{Rows, VmRow};
 
+/// VMs that have a directory and no row.
+pub type Lost = BTreeMap<VmId, Rowless>;
+
+/// What a daemon does about such a VM when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rowless {
+    /// Its directory says what it is: it gets its row again.
+    ComesBack,
+    /// Nobody can tell what it is: it is left alone, with all that runs of it.
+    LeftAlone,
+}
+
+impl Rowless {
+    /// What to do about something that is such a VM's.
+    pub fn fix(self, left_alone: &str) -> String {
+        match self {
+            Self::ComesBack => {
+                "its VM has lost its row; `banger daemon restart` brings it back".to_owned()
+            }
+            Self::LeftAlone => format!(
+                "nobody can tell which VM it is of, so banger leaves it alone: {left_alone}"
+            ),
+        }
+    }
+}
+
+/// The VM without a row that runs in a slot.
+pub fn lost_in_slot(sight: &Sight, lost: &Lost, slot: u16) -> Option<Rowless> {
+    let marks = sight
+        .processes
+        .values()
+        .filter_map(|seen| match &seen.role {
+            Role::Marked(mark) => Some(mark),
+            Role::Daemon | Role::Network => None,
+        });
+    let mut of_slot = marks.filter(|mark| mark.slot == slot);
+    of_slot.find_map(|mark| lost.get(&mark.vm).copied())
+}
+
 /// Who has what is not in files.
-pub fn judge(sight: &Sight, rows: &Rows) -> Vec<Thing> {
+pub fn judge(sight: &Sight, rows: &Rows, lost: &Lost) -> Vec<Thing> {
     let mut things = Vec::new();
     for (pid, seen) in &sight.processes {
         let owner = match &seen.role {
@@ -19,7 +61,21 @@ pub fn judge(sight: &Sight, rows: &Rows) -> Vec<Thing> {
                 match row {
                     Some(row) => active(row),
                     None if malformed => Ok(format!("VM {}, whose row is malformed", mark.vm)),
-                    None => Err("no VM has its mark".to_owned()),
+                    None => match lost.get(&mark.vm) {
+                        Some(rowless) => {
+                            let words = format!(
+                                "look at what is in its directory, {}, then: kill {pid}",
+                                mark.vm
+                            );
+                            things.push(thing(
+                                ThingKind::Process,
+                                format!("{pid}: {}", seen.command),
+                                Err(rowless.fix(&words)),
+                            ));
+                            continue;
+                        }
+                        None => Err("no VM has its mark".to_owned()),
+                    },
                 }
             }
         };
@@ -42,7 +98,15 @@ pub fn judge(sight: &Sight, rows: &Rows) -> Vec<Thing> {
         let owner = match in_slot(rows, *slot) {
             Some(Owner::Vm(row)) => active(row),
             Some(Owner::Malformed(id)) => Ok(id),
-            None => Err("no VM has its slot".to_owned()),
+            None => match lost_in_slot(sight, lost, *slot) {
+                Some(rowless) => {
+                    let name = format!("of slot {slot}");
+                    let fix = rowless.fix("it goes after the process in its slot");
+                    things.push(thing(ThingKind::Tap, name, Err(fix)));
+                    continue;
+                }
+                None => Err("no VM has its slot".to_owned()),
+            },
         };
         let fix = |why| format!("{why}; a running daemon removes it: `banger daemon start`");
         things.push(thing(
@@ -135,7 +199,6 @@ mod tests {
     use crate::store::vms::tests::row;
     use crate::vm::lifecycle::Phase;
     use banger_engine::Mark;
-    use banger_proto::id::VmId;
 
     #[test]
     fn what_runs_belongs_to_a_vm_that_does_and_all_else_is_left_over() {
@@ -160,11 +223,18 @@ mod tests {
             }),
             command: "qemu".to_owned(),
         };
+        let [back, alone]: [VmId; 2] = ["b", "a"].map(|digit| digit.repeat(32).parse().unwrap());
+        let lost = Lost::from([
+            (back.clone(), Rowless::ComesBack),
+            (alone.clone(), Rowless::LeftAlone),
+        ]);
         let sight = Sight {
             processes: [
                 (1, marked(&rows.vms[0].id, 1)),
                 (2, marked(&rows.vms[1].id, 2)),
                 (3, marked(&VmId::new(), 3)),
+                (5, marked(&back, 5)),
+                (6, marked(&alone, 6)),
                 (
                     4,
                     Seen {
@@ -174,7 +244,7 @@ mod tests {
                 ),
             ]
             .into(),
-            taps: [1, 2, 3].into(),
+            taps: [1, 2, 3, 5, 6].into(),
             interfaces: vec!["bgr-1f2e-1".to_owned()],
             namespaces: ["net:[1]".to_owned()].into(),
             mounts: vec!["/h/state/vms/x".to_owned()],
@@ -188,15 +258,19 @@ mod tests {
                 })
                 .collect()
         };
-        insta::assert_snapshot!(table(judge(&sight, &rows)), @"
+        insta::assert_snapshot!(table(judge(&sight, &rows, &lost)), @"
         process 1: qemu -> VM `up`
         process 2: qemu -> VM `down` is stopped, and nothing of it may run; a running daemon ends it: `banger daemon start`
         process 3: qemu -> no VM has its mark; a running daemon ends it: `banger daemon start`
         process 4: bangerd net-holder -> the network of running VMs
+        process 5: qemu -> its VM has lost its row; `banger daemon restart` brings it back
+        process 6: qemu -> nobody can tell which VM it is of, so banger leaves it alone: look at what is in its directory, aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, then: kill 6
         namespace net:[1] -> the network of running VMs
         tap of slot 1 -> VM `up`
         tap of slot 2 -> VM `down` is stopped, and nothing of it may run; a running daemon removes it: `banger daemon start`
         tap of slot 3 -> no VM has its slot; a running daemon removes it: `banger daemon start`
+        tap of slot 5 -> its VM has lost its row; `banger daemon restart` brings it back
+        tap of slot 6 -> nobody can tell which VM it is of, so banger leaves it alone: it goes after the process in its slot
         interface bgr-1f2e-1 -> banger's devices are in a namespace of its own; as root: ip link delete bgr-1f2e-1
         mount /h/state/vms/x -> banger mounts nothing on the host; as root: umount /h/state/vms/x
         ");

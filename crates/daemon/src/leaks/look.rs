@@ -85,6 +85,11 @@ impl Sight {
         sight
     }
 
+    /// Whether something of the VM with this id runs.
+    pub fn runs_of(&self, vm: &str) -> bool {
+        self.has(|role| matches!(role, Role::Marked(mark) if mark.vm.as_str() == vm))
+    }
+
     /// Whether a daemon serves its socket.
     pub fn has_daemon(&self) -> bool {
         self.has(|role| *role == Role::Daemon)

@@ -86,8 +86,9 @@ async fn look_once(paths: &Paths, config: &Config) -> Inventory {
         ));
         Rows::default()
     });
-    let mut things = judge::judge(&sight, &rows);
-    things.extend(files::things(paths, &sight, &rows, &mut unseen));
+    let lost = files::lost(paths, &rows);
+    let mut things = judge::judge(&sight, &rows, &lost);
+    things.extend(files::things(paths, &sight, &rows, &lost, &mut unseen));
     if !known {
         // Whatever runs may be a VM's.
         for thing in &mut things {

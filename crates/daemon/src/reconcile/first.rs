@@ -20,7 +20,7 @@ use crate::store::vms::Lost;
 use crate::store::{Rows, StoreError, VmRow};
 use crate::vm::lifecycle::Phase;
 use crate::vm::record;
-use crate::vm::take_down::{Extent, take_down_seen};
+use crate::vm::take_down::{Extent, Tried, take_down_seen};
 use crate::vm::task::Origin;
 use crate::warnings::Topic;
 
@@ -206,6 +206,9 @@ async fn release(host: &Host, mut row: VmRow, rest_in: Option<Phase>, seen: &See
         (Err(left_over), _) => (Err(left_over), Phase::Failed),
     };
     let was = std::mem::replace(&mut row.phase, phase);
+    if phase == Phase::Stopped && !was.is_at_rest() {
+        row.reason = Some("it ended while no daemon ran".to_owned());
+    }
     if was == Phase::Starting {
         let message = format!("could not start VM `{}`", row.name);
         let mut error = ApiError::new(ErrorKind::Failed, message)
@@ -217,7 +220,11 @@ async fn release(host: &Host, mut row: VmRow, rest_in: Option<Phase>, seen: &See
     }
     let runs = released.is_err();
     if let Err(left_over) = released {
-        row.failure = Some(left_over.to_api("clean up", &row.name));
+        let tried = match rest_in {
+            Some(_) => Tried::Stop,
+            None => Tried::Delete,
+        };
+        row.failure = Some(left_over.to_api("clean up", tried, &row.name));
     }
     Met {
         row,

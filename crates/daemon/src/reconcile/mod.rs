@@ -22,13 +22,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::diff::{Doubtful, Found, Strays};
 use crate::files;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, LEASE_ENDED};
 use crate::host::Host;
 use crate::store::vms::SlotHold;
 use crate::store::{Rows, StoreError, VmRow};
 use crate::vm::handles;
 use crate::vm::lifecycle::Phase;
-use crate::vm::task::Ask;
+use crate::vm::task::{Ask, Delete};
 use crate::warnings::Topic;
 
 /// How often the host is looked at.
@@ -111,7 +111,8 @@ impl Reconciler {
                 .as_ref()
                 .is_some_and(|lease| !host.leases.is_held(lease));
             if orphaned && row.phase != Phase::Deleting {
-                if let Err(error) = vm.ask(Ask::Delete, None).await {
+                let delete = Ask::Delete(Delete::Once);
+                if let Err(error) = vm.ask_because(delete, LEASE_ENDED).await {
                     tracing::warn!(vm = %row.name, %error, "could not delete a VM without lease");
                 }
             } else if row.phase.is_at_rest() {

@@ -23,7 +23,11 @@ async fn insert(fleet: &Fleet, change: impl FnOnce(&mut VmRow)) -> VmRow {
     let mut row = row("x");
     row.phase = Phase::Stopped;
     change(&mut row);
-    let new = NewVm { name: None, row };
+    let new = NewVm {
+        name: None,
+        key: None,
+        row,
+    };
     let database = &fleet.host().database;
     database
         .insert_vm(new, 1000, HeldSlots::default())

@@ -4,6 +4,7 @@
 //! blocks the runtime and two changes never interleave. A row says what a VM is and which
 //! phase it is in; what is momentarily true of it on the host (process, tap) is not here.
 
+pub mod keys;
 mod phase;
 pub mod schema;
 pub mod vms;

@@ -48,6 +48,16 @@ const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE vm ADD COLUMN expires_at TEXT;
 ",
+    "
+    ALTER TABLE vm ADD COLUMN reason TEXT;
+    CREATE TABLE create_key (
+        key         TEXT PRIMARY KEY NOT NULL,
+        fingerprint TEXT NOT NULL,
+        vm          TEXT NOT NULL REFERENCES vm (id) ON DELETE CASCADE,
+        used_at     INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX create_key_of_vm ON create_key (vm);
+",
 ];
 
 /// The number of the schema that this build writes.

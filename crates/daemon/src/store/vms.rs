@@ -12,6 +12,7 @@ use rusqlite::{Connection, Row, named_params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::keys::{self, IdempotencyKey};
 use super::{Database, Phase, StoreError};
 
 /// How often a made-up name is tried before it gets a number.
@@ -30,6 +31,8 @@ pub struct VmRow {
     pub phase: Phase,
     /// Why it failed, if it did.
     pub failure: Option<ApiError>,
+    /// Why it stops, has stopped or is being deleted, where nobody asked for that.
+    pub reason: Option<String>,
     /// The image's name.
     pub image: ArtifactName,
     /// The image's id, known from the first start on.
@@ -69,6 +72,8 @@ pub struct VmRow {
 pub struct NewVm {
     /// The name that is asked for; made up if `None`.
     pub name: Option<VmName>,
+    /// Under which the same create is known when it is asked for again.
+    pub key: Option<IdempotencyKey>,
     /// Everything else. Its name and slot are replaced.
     pub row: VmRow,
 }
@@ -244,6 +249,9 @@ impl Database {
                 ..new.row
             };
             write(&transaction, INSERT, &row, "add a VM")?;
+            if let Some(key) = &new.key {
+                keys::keep(&transaction, key, &row.id)?;
+            }
             transaction.commit().map_err(query)?;
             Ok(row)
         })
@@ -319,13 +327,13 @@ impl Database {
 /// Every column that a row is read of.
 const COLUMNS: &str = "id, name, slot, phase, failure, image, image_id, kernel, vcpu, memory, \
     disk_size, system_size, engine, engine_reason, nat, labels, lease, created_at, started_at, \
-    stages, expires_at";
+    stages, expires_at, reason";
 
 const INSERT: &str = "
     INSERT INTO vm VALUES (
         :id, :name, :slot, :phase, :failure, :image, :image_id, :kernel, :vcpu, :memory,
         :disk_size, :system_size, :engine, :engine_reason, :nat, :labels, :lease,
-        :created_at, :started_at, :stages, :expires_at)";
+        :created_at, :started_at, :stages, :expires_at, :reason)";
 
 const UPDATE: &str = "
     UPDATE vm SET
@@ -334,7 +342,7 @@ const UPDATE: &str = "
         disk_size = :disk_size, system_size = :system_size, engine = :engine,
         engine_reason = :engine_reason, nat = :nat, labels = :labels, lease = :lease,
         created_at = :created_at, started_at = :started_at, stages = :stages,
-        expires_at = :expires_at
+        expires_at = :expires_at, reason = :reason
     WHERE id = :id";
 
 fn write(
@@ -369,6 +377,7 @@ fn write(
             ":started_at": row.started_at,
             ":stages": to_json(&row.stages),
             ":expires_at": row.expires_at,
+            ":reason": row.reason,
         })
         .map(|_| ())
         .map_err(query)
@@ -417,6 +426,7 @@ fn read(row: &Row<'_>) -> Result<VmRow, MalformedRow> {
             .and_then(|word| Phase::from_word(&word))
             .ok_or_else(|| columns.malformed("phase"))?,
         failure: columns.optional_json("failure")?,
+        reason: columns.optional("reason")?,
         image: columns.parsed("image")?,
         image_id: columns.optional_parsed("image_id")?,
         kernel: columns.optional_parsed("kernel")?,
@@ -584,6 +594,7 @@ pub(crate) mod tests {
             slot: 1,
             phase: Phase::Creating,
             failure: None,
+            reason: None,
             image: "debian-bookworm".parse().unwrap(),
             image_id: None,
             kernel: None,
@@ -606,6 +617,7 @@ pub(crate) mod tests {
     fn new(name: Option<&str>) -> NewVm {
         NewVm {
             name: name.map(|name| name.parse().unwrap()),
+            key: None,
             row: row("x"),
         }
     }
@@ -635,6 +647,7 @@ pub(crate) mod tests {
             stage: "disks".into(),
             begin_ms: 0.5,
             took_ms: 1.25,
+            failed: false,
         }];
         database.update_vm(row.clone()).await.unwrap();
         assert_eq!(database.vms().await.unwrap().vms, [row.clone()]);

@@ -141,28 +141,41 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What the user can do about a request to the VM `name` that was refused so.
-    pub fn hint(self, request: Request, name: &VmName) -> Option<String> {
+    /// What the user can do about a request to the VM `name` that was refused so: the command
+    /// that comes next.
+    pub fn hint(self, request: Request, name: &VmName) -> String {
         match (self, request) {
-            (Self::NotRunning, Request::Attach | Request::Pause) => {
-                Some(format!("start it first: `banger vm start {name}`"))
+            (Self::AlreadyRunning, _) => format!(
+                "`banger vm exec {name}` runs commands in it, and `banger vm restart {name}` \
+                 boots it anew"
+            ),
+            (Self::AlreadyStarting, _) => format!(
+                "`banger vm wait {name}` returns when it runs, and `banger vm stop {name}` calls \
+                 the start off"
+            ),
+            (Self::NotRunning, Request::Stop | Request::Kill) => {
+                format!("nothing of it runs: `banger vm delete {name}` removes its disks as well")
             }
-            (Self::NotRunning, Request::Resume) => {
-                Some(format!("start it: `banger vm start {name}`"))
+            (Self::NotRunning, _) => format!("start it first: `banger vm start {name}`"),
+            (Self::AlreadyPaused | Self::Paused | Self::Pausing, _) => {
+                format!("let it go on: `banger vm resume {name}`")
             }
-            (Self::Paused | Self::Pausing, _) => {
-                Some(format!("let it go on: `banger vm resume {name}`"))
+            (Self::NotPaused, _) => {
+                format!("it goes on already: `banger vm show {name}` tells how it does")
             }
-            (
-                Self::StillStarting | Self::AlreadyStarting | Self::Resuming | Self::Restarting,
-                Request::Attach | Request::Set | Request::Pause | Request::Resume,
-            ) => Some(format!(
-                "try again in a moment: `banger vm wait {name}` returns when it runs"
-            )),
-            (Self::Stopping, Request::Start | Request::Restart | Request::Set) => Some(format!(
-                "try again when it is stopped: `banger vm wait --for stopped {name}`"
-            )),
-            _ => None,
+            (Self::StillStarting | Self::Resuming | Self::Restarting, _) => {
+                format!("try again in a moment: `banger vm wait {name}` returns when it runs")
+            }
+            (Self::Stopping, Request::Start | Request::Restart | Request::Set) => {
+                format!("try again when it is stopped: `banger vm wait --for stopped {name}`")
+            }
+            (Self::Stopping, _) => format!(
+                "when it is stopped, `banger vm start {name}` starts it: `banger vm wait --for \
+                 stopped {name}`"
+            ),
+            (Self::Deleting, _) => {
+                format!("`banger vm wait --for deleted {name}` returns when it is gone")
+            }
         }
     }
 }

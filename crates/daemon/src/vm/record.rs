@@ -92,6 +92,7 @@ impl Record {
             slot: self.slot,
             phase,
             failure: None,
+            reason: None,
             image: self.image,
             image_id: self.image_id,
             kernel: self.kernel,

@@ -24,6 +24,17 @@ pub enum Extent {
     Everything,
 }
 
+/// What was tried when something could not be released, and so who tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// To end what runs: the reconciler has that done again.
+    Stop,
+    /// To remove all of it, once.
+    Delete,
+    /// The same, until nothing is left.
+    DeleteUntilGone,
+}
+
 /// What could not be released, and why.
 #[derive(Debug)]
 pub struct LeftOver {
@@ -41,12 +52,22 @@ impl Error for LeftOver {}
 
 impl LeftOver {
     /// The error of a request that came to this.
-    pub fn to_api(&self, verb: &str, vm: &VmName) -> ApiError {
+    pub fn to_api(&self, verb: &str, tried: Tried, vm: &VmName) -> ApiError {
         let mut api = ApiError::new(ErrorKind::Failed, format!("could not {verb} VM `{vm}`"));
         self.explain(&mut api);
-        api.with_hint(format!(
-            "mend what is named above, then `banger vm delete {vm}`; banger also tries again by itself"
-        ))
+        api.with_hint(match tried {
+            Tried::Stop => format!(
+                "banger tries again every minute, and at `banger vm start {vm}`; what keeps it \
+                 from it is named above"
+            ),
+            Tried::Delete => format!(
+                "mend what is named above, then `banger vm delete {vm}`; with `--force` banger \
+                 tries every minute until nothing is left"
+            ),
+            Tried::DeleteUntilGone => "mend what is named above: banger tries again every minute \
+                                       until nothing is left"
+                .to_owned(),
+        })
     }
 
     /// Adds what is left over to the causes of an error.
@@ -156,6 +177,27 @@ fn remove_files(layout: &Layout, extent: Extent, faults: &Faults) -> Vec<Part> {
 mod tests {
     use super::*;
     use std::io;
+
+    #[test]
+    fn what_is_left_over_is_told_with_what_happens_next() {
+        let left_over = LeftOver {
+            parts: vec![
+                ("engine", io::Error::other("process 7 stays").into()),
+                ("directory", io::Error::other("it is read-only").into()),
+            ],
+        };
+        let vm: VmName = "a".parse().unwrap();
+        let told = |verb, tried| {
+            let error = left_over.to_api(verb, tried, &vm);
+            format!("{error}\n  hint: {}\n", error.hint.as_deref().unwrap())
+        };
+        let table = [
+            told("stop", Tried::Stop),
+            told("delete", Tried::Delete),
+            told("delete", Tried::DeleteUntilGone),
+        ];
+        insta::assert_snapshot!(table.concat());
+    }
 
     fn left(error: &LeftOver) -> Vec<&'static str> {
         error.parts.iter().map(|(part, _)| *part).collect()

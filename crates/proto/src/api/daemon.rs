@@ -30,6 +30,12 @@ pub struct DaemonStatus {
     pub vms: u32,
     /// Number of VMs that run.
     pub running: u32,
+    /// Number of operations that go on.
+    #[serde(default)]
+    pub operations: u32,
+    /// Number of streams that are open: commands, shells, ssh connections and copies.
+    #[serde(default)]
+    pub streams: u32,
     /// What is odd and lasts, such as a damaged database that was replaced; a sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,

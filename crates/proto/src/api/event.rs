@@ -41,6 +41,9 @@ pub enum Happened {
         vm_name: VmName,
         /// The state.
         state: VmState,
+        /// Why, where nobody asked for it: `nobody has used it for 30 min`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
         /// Why it failed, if it did.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<ApiError>,
@@ -67,6 +70,9 @@ pub enum Happened {
         vm: VmId,
         /// Its name.
         vm_name: VmName,
+        /// Why, where nobody asked for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// An operation has begun or ended.
     Operation {
@@ -82,7 +88,10 @@ pub enum Happened {
         /// The VM's name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vm_name: Option<VmName>,
-        /// Why it failed.
+        /// Why banger does it, where nobody asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Why it failed or was called off.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<ApiError>,
     },

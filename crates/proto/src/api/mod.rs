@@ -4,14 +4,14 @@
 //! |------------------------------------|------------------------|--------------------------------|
 //! | `GET /v1/version`                  | -                      | [`Version`]                    |
 //! | `GET /v1/daemon`                   | -                      | [`DaemonStatus`]               |
-//! | `POST /v1/daemon/stop`             | -                      | 202                            |
+//! | `POST /v1/daemon/stop?if_idle=`    | -                      | 202; 409: it is at work        |
 //! | `GET /v1/events?follow=`           | `Last-Event-ID`        | server-sent [`Event`]s         |
 //! | `POST /v1/leases`                  | upgrade                | [`LeaseGrant`] line, then held |
 //! | `POST /v1/vms`                     | [`CreateVm`]           | 202 [`Operation`]              |
 //! | `GET /v1/vms`                      | -                      | [`Vm`] list                    |
-//! | `GET /v1/vms/{vm}`                 | -                      | [`Vm`]                         |
+//! | `GET /v1/vms/{vm}?guest=`          | -                      | [`Vm`]                         |
 //! | `PATCH /v1/vms/{vm}`               | [`SetVm`]              | 202 [`Operation`]              |
-//! | `DELETE /v1/vms/{vm}`              | -                      | 202 [`Operation`]              |
+//! | `DELETE /v1/vms/{vm}?force=`       | -                      | 202 [`Operation`]              |
 //! | `POST /v1/vms/{vm}/start`          | -                      | 202 [`Operation`]              |
 //! | `POST /v1/vms/{vm}/stop`           | -                      | 202 [`Operation`]              |
 //! | `POST /v1/vms/{vm}/restart`        | -                      | 202 [`Operation`]              |

@@ -87,6 +87,21 @@ pub enum OperationState {
     Succeeded,
     /// It did not; see [`Operation::error`].
     Failed,
+    /// It was called off before its end, by whoever asked for it or by another request; see
+    /// [`Operation::error`].
+    Cancelled,
+}
+
+impl OperationState {
+    /// The word in JSON and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// Work that goes on after the request that began it.
@@ -106,7 +121,10 @@ pub struct Operation {
     /// The VM's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_name: Option<VmName>,
-    /// Why it failed.
+    /// Why banger does it, where nobody asked: `its time to live is over`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why it failed or was called off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ApiError>,
     /// When it began, RFC 3339.
@@ -165,6 +183,15 @@ mod tests {
         for kind in OperationKind::ALL {
             let json = serde_json::to_value(kind).unwrap();
             assert_eq!(json, kind.as_str());
+        }
+    }
+
+    #[test]
+    fn a_state_has_the_same_word_everywhere() {
+        use OperationState::{Cancelled, Failed, Running, Succeeded};
+        for state in [Running, Succeeded, Failed, Cancelled] {
+            let json = serde_json::to_value(state).unwrap();
+            assert_eq!(json, state.as_str());
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Health;
 use crate::error::ApiError;
 use crate::id::{ImageId, LeaseId, VmId};
 use crate::name::{ArtifactName, VmName};
@@ -187,6 +188,9 @@ pub struct Vm {
     /// What is wrong with it although it runs, each thing once. They go with the next start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Why it stops, has stopped or is being deleted, where nobody asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The image's name.
     pub image: ArtifactName,
     /// The image's id.
@@ -227,6 +231,10 @@ pub struct Vm {
     pub last_used_at: Option<String>,
     /// The engine's process id while it runs.
     pub pid: Option<u32>,
+    /// What its agent tells of the guest: kernel, init, the agent's version; where that was asked
+    /// for and the agent answered in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Health>,
     /// Stages of the last start, with their times.
     #[serde(default)]
     pub stages: Vec<StageTime>,
@@ -241,6 +249,9 @@ pub struct StageTime {
     pub begin_ms: f64,
     /// Milliseconds that it took.
     pub took_ms: f64,
+    /// It failed or was called off: the start came no further.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
 }
 
 /// What an ssh client needs to reach a VM through banger.

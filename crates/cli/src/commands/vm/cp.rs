@@ -6,7 +6,7 @@
 //! header of what comes.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal};
+use std::io::{self, Cursor, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use clap::Args;
 use clap_complete::ArgValueCompleter;
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use tokio::task::spawn_blocking;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::sleep;
 use tokio_util::io::ReaderStream;
+use tokio_util::task::TaskTracker;
 
 use crate::archive::{self, ArchiveError, Kind, Owners, Packing, Pieces, PiecesWriter};
 use crate::args::Quiet;
@@ -49,7 +50,8 @@ Examples:
 
 A path in a VM is VM:PATH; a relative one begins at /root. Into a directory that is there the
 copy goes under its own name; DIR/. stands for what is in DIR. Modes, times and links are kept;
-owners only if you are root here, else files in a VM are root's. `-` is a tar stream.";
+owners only if you are root here, else files in a VM are root's. `-` is a tar stream. A file that
+is interrupted half-way is not there at all, or as it was before.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -223,6 +225,7 @@ impl Cp {
             client: &client,
             meter: &meter,
             words: format!("could not copy `{}` to `{}`", self.from, self.to),
+            threads: TaskTracker::new(),
         };
         let copied = tokio::select! {
             copied = copying.copy(from, to) => copied,
@@ -230,6 +233,13 @@ impl Cp {
             signal = signals.next() => Err(Failure::silent(signal.status())),
         };
         meter.clear();
+        // The file that an interrupted copy was at is removed, unless that takes too long for
+        // whoever interrupts it again.
+        copying.threads.close();
+        tokio::select! {
+            () = copying.threads.wait() => {}
+            _ = signals.next() => {}
+        }
         for path in copied? {
             let text = format!("`{}` is left out: it is no file", path.display());
             settings.ui.warn(&text);
@@ -244,6 +254,8 @@ struct Copying<'a> {
     meter: &'a Meter,
     /// What an error begins with.
     words: String,
+    /// What reads or writes this host's files.
+    threads: TaskTracker,
 }
 
 impl Copying<'_> {
@@ -295,7 +307,7 @@ impl Copying<'_> {
         };
         let (writer, reader) = archive::pieces();
         let meter = self.meter.clone();
-        let packing = spawn_blocking(move || {
+        let packing = self.threads.spawn_blocking(move || {
             meter.expect(archive::size_of(&packing.from));
             archive::pack(&packing, writer, |bytes| meter.count(bytes))
         });
@@ -307,7 +319,7 @@ impl Copying<'_> {
         let download = self.get(vm, from).await?;
         let (writer, reader) = archive::pieces();
         let name = PathBuf::from(from);
-        let unpacking = spawn_blocking(move || {
+        let unpacking = self.threads.spawn_blocking(move || {
             let place = |kind: Kind| {
                 let source = Source::new(&name, kind.into());
                 place_here(&source, &to)
@@ -337,7 +349,9 @@ impl Copying<'_> {
         let (first_writer, first) = archive::pieces();
         let (writer, second) = archive::pieces();
         let root = landing.name.map(PathBuf::from);
-        let renaming = spawn_blocking(move || archive::rename(first, writer, root.as_deref()));
+        let renaming = self
+            .threads
+            .spawn_blocking(move || archive::rename(first, writer, root.as_deref()));
         let (fed, put) = tokio::join!(
             feed(download, first_writer, self.meter),
             self.put(vm_to, &landing.directory, second)
@@ -353,8 +367,28 @@ impl Copying<'_> {
             let error = ArchiveError::Place(format!("there is no directory `{to}`"));
             return Err(self.failed(&error));
         }
+        let mut stdin = tokio::io::stdin();
+        let first = first_record(&mut stdin).await;
+        let first = first.map_err(|error| {
+            self.failed(&ArchiveError::Read {
+                path: "-".into(),
+                source: error,
+            })
+        })?;
+        if !begins_archive(&first) {
+            let mut error = ApiError::new(ErrorKind::Invalid, &self.words);
+            error
+                .causes
+                .push("standard input is no tar stream".to_owned());
+            return Err(error
+                .with_hint(
+                    "`tar c FILES | banger vm cp - VM:DIR` copies what `tar` packs, uncompressed; \
+                     a file is copied by its name: `banger vm cp FILE VM:PATH`",
+                )
+                .into());
+        }
         let meter = self.meter.clone();
-        let input = ReaderStream::with_capacity(tokio::io::stdin(), 128 << 10);
+        let input = ReaderStream::with_capacity(Cursor::new(first).chain(stdin), 128 << 10);
         let counted = input.inspect(move |piece| {
             meter.count(piece.as_ref().map_or(0, |bytes| bytes.len() as u64));
         });
@@ -563,6 +597,35 @@ async fn first_kind(mut download: Download) -> Result<Kind, Failure> {
     }
 }
 
+/// The first record of a stream, or less where the stream is shorter.
+async fn first_record(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut record = Vec::with_capacity(RECORD);
+    stream.take(RECORD as u64).read_to_end(&mut record).await?;
+    Ok(record)
+}
+
+/// Whether a tar archive begins with this record: its checksum is right (POSIX.1-2017, ustar), or
+/// it is the zeros that end an archive.
+fn begins_archive(record: &[u8]) -> bool {
+    if record.len() < RECORD {
+        return false;
+    }
+    if record.iter().all(|byte| *byte == 0) {
+        return true;
+    }
+    let mut header = tar::Header::new_old();
+    header.as_mut_bytes().copy_from_slice(record);
+    let sum: u32 = record
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| match at {
+            148..156 => u32::from(b' '),
+            _ => u32::from(*byte),
+        })
+        .sum();
+    header.cksum().is_ok_and(|told| told == sum)
+}
+
 /// Reads the kind of the first entry; `None` if there are too few bytes yet. Records that say
 /// long names and the like stand before it (POSIX.1-2017, pax; GNU tar's `L` and `K`).
 fn kind_in(bytes: &[u8]) -> Option<Kind> {
@@ -703,10 +766,28 @@ mod tests {
         assert_eq!(kind_in(&[]), None);
     }
 
+    #[test]
+    fn only_a_tar_stream_is_taken_for_one() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        builder.append_data(&mut header, "file", &b"x"[..]).unwrap();
+        let archive = builder.into_inner().unwrap();
+        assert!(begins_archive(&archive[..RECORD]));
+        assert!(begins_archive(&[0; RECORD]), "an empty archive");
+        assert!(!begins_archive(&archive[..100]));
+        assert!(!begins_archive(&[]));
+        assert!(!begins_archive(&[b'x'; RECORD]));
+        let mut gzip = vec![0x1f, 0x8b, 8];
+        gzip.resize(RECORD, 7);
+        assert!(!begins_archive(&gzip));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let _ = kind_in(&bytes);
+            let _ = begins_archive(&bytes[..bytes.len().min(RECORD)]);
         }
 
         #[test]

@@ -83,7 +83,7 @@ pub(crate) struct VmArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = label, help_heading = "VM options")]
     label: Vec<(String, String)>,
     /// Delete the VM after this time (such as 30m, 8h, 7d), whatever it does then
-    #[arg(long, value_name = "TIME", value_parser = crate::duration::parse, help_heading = "VM options")]
+    #[arg(long, value_name = "TIME", value_parser = crate::duration::parse_with_unit, help_heading = "VM options")]
     ttl: Option<Duration>,
 }
 

@@ -21,8 +21,8 @@ use crate::signals::Signals;
 /// Which VMs, and how it is told.
 #[derive(Debug, Args)]
 pub(super) struct Each {
-    /// The VMs: names, ids, or beginnings of ids
-    #[arg(required = true, value_name = "VM", add = ArgValueCandidates::new(complete::vm_names))]
+    /// The VMs: names, ids, or the first 4 or more digits of ids
+    #[arg(required = true, value_name = "VM", value_parser = crate::args::vm_selector, add = ArgValueCandidates::new(complete::vm_names))]
     pub(super) vms: Vec<String>,
     #[command(flatten)]
     pub(super) json: Json,

@@ -21,8 +21,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Exec {
-    /// The VM: its name, its id, or the beginning of its id
-    #[arg(add = ArgValueCandidates::new(complete::vm_names))]
+    /// The VM: its name, its id, or the first 4 or more digits of its id
+    #[arg(value_parser = crate::args::vm_selector, add = ArgValueCandidates::new(complete::vm_names))]
     vm: String,
     #[command(flatten)]
     exec: ExecArgs,

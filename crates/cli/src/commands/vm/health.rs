@@ -1,5 +1,7 @@
 //! `banger vm health`, also `banger vm ping`
 
+use banger_client::Client;
+use banger_proto::api::VmState;
 use banger_proto::exit;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
@@ -7,7 +9,7 @@ use futures_util::future::join_all;
 
 use crate::args::Json;
 use crate::complete;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::near;
 use crate::output::{print, print_json};
 use crate::render::stats::health_table;
@@ -15,6 +17,7 @@ use crate::settings::Settings;
 
 const EXAMPLES: &str = "\
 Examples:
+  banger vm health
   banger vm health calm-otter
   banger vm ping calm-otter devbox --json
 
@@ -23,8 +26,8 @@ The exit status is 1 if one of them does not run or its agent does not answer.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Health {
-    /// The VMs: names, ids, or beginnings of ids
-    #[arg(required = true, value_name = "VM", add = ArgValueCandidates::new(complete::vm_names))]
+    /// The VMs: names, ids, or the first 4 or more digits of ids [default: all that run]
+    #[arg(value_name = "VM", value_parser = crate::args::vm_selector, add = ArgValueCandidates::new(complete::vm_names))]
     vms: Vec<String>,
     #[command(flatten)]
     json: Json,
@@ -33,13 +36,14 @@ pub(crate) struct Health {
 impl Health {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let client = settings.connect().await?;
-        let looks = self
-            .vms
-            .iter()
-            .map(async |vm| match client.vm_health(vm).await {
-                Ok(health) => Ok(health),
-                Err(error) => Err(near::explained(&client, vm, error).await),
-            });
+        let vms = match self.vms.is_empty() {
+            true => running(&client).await?,
+            false => self.vms,
+        };
+        let looks = vms.iter().map(async |vm| match client.vm_health(vm).await {
+            Ok(health) => Ok(health),
+            Err(error) => Err(near::explained(&client, vm, error).await),
+        });
         let mut found = Vec::new();
         let mut all_well = true;
         for look in join_all(looks).await {
@@ -56,6 +60,7 @@ impl Health {
         }
         match self.json.json {
             true => print_json(&found)?,
+            false if found.is_empty() && all_well => settings.ui.note("no VM runs"),
             false if found.is_empty() => {}
             false => print(&health_table(&found))?,
         }
@@ -64,4 +69,10 @@ impl Health {
             false => Ok(exit::FAILURE),
         }
     }
+}
+
+async fn running(client: &Client) -> Result<Vec<String>, Failure> {
+    let vms = client.vms().await?.into_iter();
+    let running = vms.filter(|vm| vm.state == VmState::Running);
+    Ok(running.map(|vm| vm.id.to_string()).collect())
 }

@@ -1,5 +1,6 @@
 //! `banger vm list` and `banger vm ps`
 
+use banger_client::Client;
 use banger_proto::api::{Vm, VmState};
 use clap::Args;
 use jiff::Timestamp;
@@ -58,15 +59,19 @@ struct Form {
 
 impl List {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
-        self.form.print(vms(settings).await?)
+        let client = settings.connect().await?;
+        self.form.print(client.vms().await?)?;
+        self.form.warn(settings, &client).await
     }
 }
 
 impl Ps {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
-        let mut vms = vms(settings).await?;
+        let client = settings.connect().await?;
+        let mut vms = client.vms().await?;
         vms.retain(|vm| self.all || !is_down(vm.state));
-        self.form.print(vms)
+        self.form.print(vms)?;
+        self.form.warn(settings, &client).await
     }
 }
 
@@ -78,12 +83,8 @@ pub(super) fn is_down(state: VmState) -> bool {
     }
 }
 
-async fn vms(settings: &Settings) -> Result<Vec<Vm>, Failure> {
-    Ok(settings.connect().await?.vms().await?)
-}
-
 impl Form {
-    fn print(&self, mut vms: Vec<Vm>) -> Outcome {
+    fn print(&self, mut vms: Vec<Vm>) -> Result<(), Failure> {
         vms.retain(|vm| self.filters.match_vm(vm));
         if self.json {
             print_json(&vms)?;
@@ -92,6 +93,21 @@ impl Form {
             print(&names)?;
         } else {
             print(&vm_table(&vms, Timestamp::now()))?;
+        }
+        Ok(())
+    }
+
+    /// Says in one line that the daemon has warnings, such as of a database that was damaged: VMs
+    /// may be missing from the list.
+    async fn warn(&self, settings: &Settings, client: &Client) -> Outcome {
+        let warnings = client.daemon_status().await?.warnings;
+        match (&warnings[..], self.quiet) {
+            ([], _) | (_, true) => {}
+            ([only], false) => settings.ui.warn(only),
+            ([first, others @ ..], false) => settings.ui.warn(&format!(
+                "{first} (and {} more: `banger daemon status` lists them)",
+                others.len()
+            )),
         }
         Ok(0)
     }

@@ -15,13 +15,16 @@ Examples:
   banger vm logs calm-otter
   banger vm logs -f calm-otter
   banger vm logs --tail 20 --engine calm-otter
-  banger vm logs --boot calm-otter";
+  banger vm logs --boot calm-otter
+  banger vm logs --boot -f calm-otter
+
+The agent's log (--agent) cannot be followed.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Logs {
-    /// The VM: its name, its id, or the beginning of its id
-    #[arg(add = ArgValueCandidates::new(complete::vm_names))]
+    /// The VM: its name, its id, or the first 4 or more digits of its id
+    #[arg(value_parser = crate::args::vm_selector, add = ArgValueCandidates::new(complete::vm_names))]
     vm: String,
     /// Go on printing what comes
     #[arg(long, short)]
@@ -46,7 +49,7 @@ struct Which {
     #[arg(long)]
     engine: bool,
     /// What the guest's agent logs, with the ids of the requests that it serves
-    #[arg(long, conflicts_with = "follow")]
+    #[arg(long)]
     agent: bool,
 }
 

@@ -1,7 +1,6 @@
 //! `banger vm prune`
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, IsTerminal, Write};
 
 use banger_client::{Client, ClientError};
 use banger_proto::api::{Operation, Vm};
@@ -19,6 +18,7 @@ use crate::output::{print, print_json};
 use crate::render::vm::vm_table;
 use crate::settings::Settings;
 use crate::signals::Signals;
+use crate::ui::Ui;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,7 +57,7 @@ impl Prune {
         }
         if !self.yes {
             drop(signals);
-            if !confirmed(&vms)? {
+            if !confirmed(&vms, settings.ui)? {
                 settings.ui.note("nothing is deleted");
                 return Ok(0);
             }
@@ -115,9 +115,9 @@ fn counted(vms: &[Vm]) -> String {
     }
 }
 
-/// Shows what would go, and asks. A signal ends the process, as nothing has begun.
-fn confirmed(vms: &[Vm]) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+/// Shows what would go, and asks.
+fn confirmed(vms: &[Vm], ui: Ui) -> Result<bool, Failure> {
+    if !ui.can_ask() {
         let error = ApiError::new(
             ErrorKind::Precondition,
             format!(
@@ -129,23 +129,9 @@ fn confirmed(vms: &[Vm]) -> Result<bool, Failure> {
             .with_hint("`--yes` deletes without asking, `--dry-run` lists what would go")
             .into());
     }
-    let mut stderr = io::stderr();
-    let question = format!(
-        "{}delete {} with all that is on disk? [y/N] ",
+    ui.confirm(&format!(
+        "{}delete {} with all that is on disk?",
         vm_table(vms, Timestamp::now()),
         counted(vms)
-    );
-    let asked = stderr
-        .write_all(question.as_bytes())
-        .and_then(|()| stderr.flush());
-    asked.map_err(|error| Failure::system("could not ask", &error))?;
-    let mut answer = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(|error| Failure::system("could not read the answer", &error))?;
-    Ok(matches!(
-        answer.trim().to_ascii_lowercase().as_str(),
-        "y" | "yes"
     ))
 }

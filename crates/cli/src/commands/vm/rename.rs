@@ -24,8 +24,8 @@ Its id stays. A running guest gets the new host name at once.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Rename {
-    /// The VM: its name, its id, or the beginning of its id
-    #[arg(add = ArgValueCandidates::new(complete::vm_names))]
+    /// The VM: its name, its id, or the first 4 or more digits of its id
+    #[arg(value_parser = crate::args::vm_selector, add = ArgValueCandidates::new(complete::vm_names))]
     vm: String,
     /// Its new name: a DNS label
     new_name: VmName,

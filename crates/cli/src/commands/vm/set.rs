@@ -51,7 +51,7 @@ pub(crate) struct Set {
     #[arg(long, value_name = "KEY", value_parser = label_key, group = "change")]
     unlabel: Vec<String>,
     /// Delete the VM after this time from now (such as 30m, 8h, 7d), whatever it does then
-    #[arg(long, value_name = "TIME", value_parser = crate::duration::parse, conflicts_with = "no_ttl", group = "change")]
+    #[arg(long, value_name = "TIME", value_parser = crate::duration::parse_with_unit, conflicts_with = "no_ttl", group = "change")]
     ttl: Option<Duration>,
     /// Keep the VM until it is deleted
     #[arg(long, group = "change")]
@@ -146,6 +146,6 @@ mod tests {
 
     #[test]
     fn a_short_ttl_is_not_taken_for_none() {
-        assert_eq!(change(&["--ttl", "0.2"]).unwrap().ttl_s, Some(1));
+        assert_eq!(change(&["--ttl", "0.2s"]).unwrap().ttl_s, Some(1));
     }
 }

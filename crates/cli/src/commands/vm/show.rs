@@ -1,14 +1,8 @@
 //! `banger vm show`
 
-use std::time::Duration;
-
-use banger_client::Client;
-use banger_proto::agent::Health;
-use banger_proto::api::{Vm, VmState};
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use jiff::Timestamp;
-use tokio::time::timeout;
 
 use crate::args::Json;
 use crate::complete;
@@ -18,9 +12,6 @@ use crate::output::{print, print_json};
 use crate::render::vm::vm_text;
 use crate::settings::Settings;
 
-/// How long the guest may take to tell of itself before the rest is shown without that.
-const GUEST_LIMIT: Duration = Duration::from_secs(2);
-
 const EXAMPLES: &str = "\
 Examples:
   banger vm show calm-otter
@@ -29,8 +20,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Show {
-    /// The VM: its name, its id, or the beginning of its id
-    #[arg(add = ArgValueCandidates::new(complete::vm_names))]
+    /// The VM: its name, its id, or the first 4 or more digits of its id
+    #[arg(value_parser = crate::args::vm_selector, add = ArgValueCandidates::new(complete::vm_names))]
     vm: String,
     #[command(flatten)]
     json: Json,
@@ -39,27 +30,14 @@ pub(crate) struct Show {
 impl Show {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let client = settings.connect().await?;
-        let vm = match client.vm(&self.vm).await {
+        let vm = match client.vm_with_guest(&self.vm).await {
             Ok(vm) => vm,
             Err(error) => return Err(near::explain(&client, &self.vm, error).await),
         };
         match self.json.json {
             true => print_json(&vm)?,
-            false => {
-                let guest = guest(&client, &vm).await;
-                let style = settings.ui.data_style;
-                print(&vm_text(&vm, guest.as_ref(), Timestamp::now(), style))?;
-            }
+            false => print(&vm_text(&vm, Timestamp::now(), settings.ui.data_style))?,
         }
         Ok(0)
     }
-}
-
-/// What the agent of a running VM tells, if it does.
-async fn guest(client: &Client, vm: &Vm) -> Option<Health> {
-    if vm.state != VmState::Running {
-        return None;
-    }
-    let asked = timeout(GUEST_LIMIT, client.vm_health(vm.id.as_str())).await;
-    asked.ok()?.ok()?.agent
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use banger_client::Client;
 use banger_proto::api::VmStats;
+use banger_proto::exit;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
 use futures_util::future::join_all;
@@ -17,6 +18,7 @@ use crate::near;
 use crate::output::{print, print_json, print_json_line};
 use crate::render::stats::{Looks, stats_table};
 use crate::settings::Settings;
+use crate::ui::Ui;
 
 /// Between the two looks that a rate needs.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -34,8 +36,8 @@ line.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Stats {
-    /// The VMs: names, ids, or beginnings of ids [default: all that run]
-    #[arg(value_name = "VM", add = ArgValueCandidates::new(complete::vm_names))]
+    /// The VMs: names, ids, or the first 4 or more digits of ids [default: all that run]
+    #[arg(value_name = "VM", value_parser = crate::args::vm_selector, add = ArgValueCandidates::new(complete::vm_names))]
     vms: Vec<String>,
     /// Look again and again, every 2 seconds or as stats_poll_interval in the config says
     #[arg(long, short)]
@@ -47,45 +49,113 @@ pub(crate) struct Stats {
 impl Stats {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let client = settings.connect().await?;
+        let mut looking = Looking {
+            client: &client,
+            ui: settings.ui,
+            wanted: match self.vms.is_empty() {
+                true => Wanted::Running,
+                false => Wanted::Named(self.vms),
+            },
+            missed: false,
+        };
         let mut looks = Looks::default();
-        let first = look(&client, &self.vms).await?;
+        if !self.json.json && settings.ui.live {
+            settings
+                .ui
+                .note("two looks, a second apart; a guest that does not answer takes longer");
+        }
+        let first = looking.look().await?;
         match (self.json.json, self.watch) {
             (true, false) => {
                 print_json(&first)?;
-                return Ok(0);
+                return Ok(looking.status());
             }
             (true, true) => print_json_line(&first)?,
             (false, _) => drop(looks.add(first)),
         }
         if !self.watch {
-            sleep(BETWEEN_LOOKS).await;
-            let rows = looks.add(look(&client, &self.vms).await?);
-            print(&stats_table(&rows))?;
-            return Ok(0);
+            if !looking.has_ended() {
+                sleep(BETWEEN_LOOKS).await;
+                let rows = looks.add(looking.look().await?);
+                print(&stats_table(&rows))?;
+            }
+            return Ok(looking.status());
         }
         let every = settings.config()?.stats_poll_interval.duration();
         let mut screen = Screen::new();
         sleep(BETWEEN_LOOKS).await;
-        loop {
-            let now = look(&client, &self.vms).await?;
+        while !looking.has_ended() {
+            let now = looking.look().await?;
             match self.json.json {
                 true => print_json_line(&now)?,
                 false => screen.show(&stats_table(&looks.add(now)))?,
             }
             sleep(every).await;
         }
+        Ok(looking.status())
     }
 }
 
-async fn look(client: &Client, vms: &[String]) -> Result<Vec<VmStats>, Failure> {
-    if vms.is_empty() {
-        return Ok(client.stats().await?);
+/// Which VMs are looked at.
+#[derive(Debug)]
+enum Wanted {
+    /// All that run.
+    Running,
+    /// Those that were named, and can be looked at.
+    Named(Vec<String>),
+}
+
+/// Looks at VMs again and again. One that cannot be looked at is told of once, and the others go
+/// on.
+struct Looking<'a> {
+    client: &'a Client,
+    ui: Ui,
+    wanted: Wanted,
+    /// Whether one could not be looked at.
+    missed: bool,
+}
+
+impl Looking<'_> {
+    async fn look(&mut self) -> Result<Vec<VmStats>, Failure> {
+        let vms = match &mut self.wanted {
+            Wanted::Running => return Ok(self.client.stats().await?),
+            Wanted::Named(vms) => vms,
+        };
+        let client = self.client;
+        let looks = std::mem::take(vms).into_iter().map(async |vm| {
+            let look = client.vm_stats(&vm).await;
+            match look {
+                Ok(stats) => Ok((vm, stats)),
+                Err(error) => Err(near::explained(client, &vm, error).await),
+            }
+        });
+        let mut found = Vec::new();
+        for look in join_all(looks).await {
+            match look {
+                Ok((vm, stats)) => {
+                    vms.push(vm);
+                    found.push(stats);
+                }
+                Err(error) => {
+                    self.missed = true;
+                    self.ui.error(&error);
+                }
+            }
+        }
+        Ok(found)
     }
-    let looks = vms.iter().map(async |vm| match client.vm_stats(vm).await {
-        Ok(stats) => Ok(stats),
-        Err(error) => Err(near::explain(client, vm, error).await),
-    });
-    join_all(looks).await.into_iter().collect()
+
+    /// Whether none is left to look at.
+    fn has_ended(&self) -> bool {
+        matches!(&self.wanted, Wanted::Named(vms) if vms.is_empty())
+    }
+
+    fn status(&self) -> u8 {
+        match self.missed {
+            true => exit::FAILURE,
+            false => 0,
+        }
+    }
 }
 
 /// Where a table takes the place of the one before: a terminal. Elsewhere they follow each

@@ -37,8 +37,8 @@ more: it failed, or it was deleted.";
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Wait {
-    /// The VMs: names, ids, or beginnings of ids
-    #[arg(required = true, value_name = "VM", add = ArgValueCandidates::new(complete::vm_names))]
+    /// The VMs: names, ids, or the first 4 or more digits of ids
+    #[arg(required = true, value_name = "VM", value_parser = crate::args::vm_selector, add = ArgValueCandidates::new(complete::vm_names))]
     vms: Vec<String>,
     /// What to wait for; a healthy VM runs and its agent answers
     #[arg(long = "for", value_name = "STATE", value_enum, default_value_t = Wanted::Running)]

@@ -14,7 +14,7 @@ use crate::store::VmRow;
 use crate::vm::machine_end;
 use crate::vm::stage::StageError;
 use crate::vm::start::{self, Artifacts, Disks, Start, StartError, Started};
-use crate::vm::take_down::{Extent, LeftOver, take_down};
+use crate::vm::take_down::{Extent, LeftOver, Tried, take_down};
 
 /// How long a guest may take to shut down before its power is cut, with hardware
 /// virtualisation.
@@ -51,7 +51,7 @@ pub(super) async fn boot_again(start: Start) -> Result<Box<Started>, Box<NotStar
     match release(&start.host, &start.row, Extent::Running).await {
         Ok(()) => boot(start, Extent::Running).await,
         Err(left_over) => Err(Box::new(NotStarted {
-            error: left_over.to_api("start", &start.row.name),
+            error: left_over.to_api("start", Tried::Stop, &start.row.name),
             left_over: Some(left_over),
         })),
     }

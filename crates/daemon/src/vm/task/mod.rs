@@ -80,7 +80,36 @@ pub enum Ask {
     /// Change what it is.
     Set(Box<SetVm>),
     /// Remove all of it.
-    Delete,
+    Delete(Delete),
+}
+
+/// How a delete goes on where something of the VM cannot be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delete {
+    /// It fails, and what becomes of the rest is for the user to say.
+    Once,
+    /// It fails, and banger tries again every minute until nothing is left, also in later
+    /// daemons.
+    UntilGone,
+}
+
+/// On whose behalf something is asked of a VM.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Behalf {
+    /// The client's request.
+    pub(super) request_id: Option<RequestId>,
+    /// Why banger asks, where nobody else does.
+    pub(super) reason: Option<String>,
+}
+
+impl Behalf {
+    /// Nobody's: banger itself has a reason.
+    pub(super) fn own(reason: impl Into<String>) -> Self {
+        Self {
+            request_id: None,
+            reason: Some(reason.into()),
+        }
+    }
 }
 
 impl Ask {
@@ -94,7 +123,7 @@ impl Ask {
             Self::Pause => Request::Pause,
             Self::Resume => Request::Resume,
             Self::Set(_) => Request::Set,
-            Self::Delete => Request::Delete,
+            Self::Delete(_) => Request::Delete,
         }
     }
 
@@ -107,7 +136,7 @@ impl Ask {
             Self::Pause => OperationKind::PauseVm,
             Self::Resume => OperationKind::ResumeVm,
             Self::Set(_) => OperationKind::SetVm,
-            Self::Delete => OperationKind::DeleteVm,
+            Self::Delete(_) => OperationKind::DeleteVm,
         }
     }
 }
@@ -136,7 +165,7 @@ pub enum RequestError {
 enum Command {
     Ask {
         ask: Ask,
-        request_id: Option<RequestId>,
+        behalf: Behalf,
         reply: oneshot::Sender<Result<Operation, RequestError>>,
     },
     Tidy,
@@ -223,6 +252,11 @@ impl Handle {
         self.usage.hold()
     }
 
+    /// How many streams to the VM are open.
+    pub fn streams(&self) -> usize {
+        self.usage.open()
+    }
+
     /// When someone last used the VM while this daemon ran, RFC 3339.
     pub fn last_used_at(&self) -> Option<String> {
         self.usage.last_at().map(|at| at.to_string())
@@ -240,6 +274,22 @@ impl Handle {
         request_id: Option<RequestId>,
     ) -> Result<Operation, RequestError> {
         self.touch();
+        let behalf = Behalf {
+            request_id,
+            reason: None,
+        };
+        self.ask_on_behalf(ask, behalf).await
+    }
+
+    /// Asks something that nobody else has asked for, for a reason that is told.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_because(&self, ask: Ask, reason: &str) -> Result<Operation, RequestError> {
+        self.ask_on_behalf(ask, Behalf::own(reason)).await
+    }
+
+    async fn ask_on_behalf(&self, ask: Ask, behalf: Behalf) -> Result<Operation, RequestError> {
         if let Ask::Set(change) = &ask
             && self.look(|status| change::needs_guest(change, &status.row))
         {
@@ -247,11 +297,7 @@ impl Handle {
             let _ = self.link_settled().await;
         }
         let (reply, answer) = oneshot::channel();
-        let command = Command::Ask {
-            ask,
-            request_id,
-            reply,
-        };
+        let command = Command::Ask { ask, behalf, reply };
         self.mailbox
             .send(command)
             .await

@@ -27,7 +27,11 @@ use crate::vm::lifecycle::Phase;
 
 async fn insert(host: &Host, phase: Phase) -> VmRow {
     let row = VmRow { phase, ..row("x") };
-    let new = NewVm { name: None, row };
+    let new = NewVm {
+        name: None,
+        key: None,
+        row,
+    };
     let inserted = host.database.insert_vm(new, 9, HeldSlots::default());
     inserted.await.unwrap()
 }

@@ -48,6 +48,11 @@ impl Usage {
         Use(Arc::clone(self))
     }
 
+    /// How many streams are open.
+    pub(super) fn open(&self) -> usize {
+        self.inner().open
+    }
+
     /// Since when nobody uses it; `None` while someone does.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let inner = self.inner();

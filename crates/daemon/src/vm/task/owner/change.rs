@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use banger_proto::api::{Happened, Operation, SetVm};
-use banger_proto::id::RequestId;
 use tokio_util::sync::CancellationToken;
 
 use super::{Happening, Owner};
@@ -12,21 +11,21 @@ use crate::vm::change::{self, ChangeError, Settings};
 use crate::vm::lifecycle::{Event, Phase};
 use crate::vm::record;
 use crate::vm::task::orders::{self, Carried, Change};
-use crate::vm::task::{Ask, RequestError};
+use crate::vm::task::{Ask, Behalf, RequestError};
 
 impl Owner {
     /// Writes a change down and begins to carry it out. No job goes on.
     pub(super) async fn change(
         &mut self,
         change: &SetVm,
-        request_id: Option<RequestId>,
+        behalf: Behalf,
     ) -> Result<Operation, RequestError> {
         let mut row = self.row();
         let now = jiff::Timestamp::now();
         let new = change::settings(&row, change, self.host.resources, now)?;
         let was = Settings::of(&row);
         let guest = self.status.borrow().guest.clone();
-        let guest = guest.map(|guest| guest.for_work_of(request_id.as_ref()));
+        let guest = guest.map(|guest| guest.for_work_of(behalf.request_id.as_ref()));
         if row.phase == Phase::Running && change::needs_guest(change, &row) && guest.is_none() {
             return Err(RequestError::LinkDown);
         }
@@ -40,7 +39,7 @@ impl Owner {
         self.status.send_modify(|status| status.row = row.clone());
         self.keep_record().await;
         self.tell_change();
-        let work = self.begin(&Ask::Set(Box::default()), request_id);
+        let work = self.begin(&Ask::Set(Box::default()), behalf);
         let operation = work.operation();
         if !needs_work {
             work.end(Ok(()));

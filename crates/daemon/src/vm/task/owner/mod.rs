@@ -3,6 +3,7 @@
 mod change;
 mod ledger;
 mod timers;
+mod told;
 mod watch;
 
 use std::collections::VecDeque;
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use banger_engine::{Activity, DiskError, Exit, ExitCause, Machine};
 use banger_proto::api::{Operation, OperationKind};
 use banger_proto::error::{ApiError, ErrorKind};
-use banger_proto::id::RequestId;
 use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch as last};
 use tokio::task::{self, JoinSet};
@@ -22,7 +22,7 @@ use self::timers::Timers;
 use super::jobs::{self, NotStarted};
 use super::orders::{self, Carried, Settled};
 use super::usage::{Look, Usage};
-use super::{Ask, Command, Origin, RequestError, Status};
+use super::{Ask, Behalf, Command, Delete, Origin, RequestError, Status};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::operations::{Subject, Work};
@@ -30,7 +30,7 @@ use crate::store::{StoreError, VmRow};
 use crate::vm::lifecycle::{self, Event, Next, Phase, Request, Verdict};
 use crate::vm::machine_end;
 use crate::vm::start::{Artifacts, Disks, Start, Started};
-use crate::vm::take_down::{Extent, LeftOver};
+use crate::vm::take_down::{Extent, LeftOver, Tried};
 
 /// Work beside the owner.
 #[derive(Debug)]
@@ -253,12 +253,8 @@ impl Owner {
             Command::Ask {
                 ask: Ask::Set(_), ..
             } if self.must_wait() => self.deferred.push_back(command),
-            Command::Ask {
-                ask,
-                request_id,
-                reply,
-            } => {
-                let answer = self.decide(ask, request_id).await;
+            Command::Ask { ask, behalf, reply } => {
+                let answer = self.decide(ask, behalf).await;
                 // The asker may have gone; what was begun goes on.
                 let _ = reply.send(answer);
             }
@@ -306,30 +302,29 @@ impl Owner {
         self.machine_ended(exit).await;
     }
 
-    async fn decide(
-        &mut self,
-        ask: Ask,
-        request_id: Option<RequestId>,
-    ) -> Result<Operation, RequestError> {
+    async fn decide(&mut self, ask: Ask, behalf: Behalf) -> Result<Operation, RequestError> {
         let verdict = lifecycle::judge(self.phase(), ask.request());
         tracing::debug!(?ask, phase = self.phase().as_str(), ?verdict, "asked");
+        if ask == Ask::Delete(Delete::UntilGone) {
+            self.insist().await;
+        }
         let phase = match verdict {
             Verdict::Refuse(refusal) => return Err(refusal.into()),
             Verdict::Begin(phase) | Verdict::Interrupt(phase) => phase,
-            Verdict::Redirect(phase) => return self.redirect(phase, &ask, request_id).await,
+            Verdict::Redirect(phase) => return self.redirect(phase, &ask, behalf).await,
             Verdict::Allow => match ask {
-                Ask::Set(change) => return self.change(&change, request_id).await,
-                ask => return Ok(self.join(&ask, request_id)),
+                Ask::Set(change) => return self.change(&change, behalf).await,
+                ask => return Ok(self.join(&ask, behalf)),
             },
-            Verdict::Join => return Ok(self.join(&ask, request_id)),
+            Verdict::Join => return Ok(self.join(&ask, behalf)),
             Verdict::Hurry => {
-                let operation = self.join(&ask, request_id);
+                let operation = self.join(&ask, behalf);
                 self.hurry();
                 return Ok(operation);
             }
         };
-        self.begin_phase(phase).await?;
-        let work = self.begin(&ask, request_id);
+        self.begin_phase(phase, behalf.reason.clone()).await?;
+        let work = self.begin(&ask, behalf);
         let operation = work.operation();
         let todo = Todo::of(phase, &ask);
         if self.job.is_none() {
@@ -356,10 +351,10 @@ impl Owner {
         &mut self,
         phase: Phase,
         ask: &Ask,
-        request_id: Option<RequestId>,
+        behalf: Behalf,
     ) -> Result<Operation, RequestError> {
-        self.begin_phase(phase).await?;
-        let work = self.begin(ask, request_id);
+        self.begin_phase(phase, behalf.reason.clone()).await?;
+        let work = self.begin(ask, behalf);
         let operation = work.operation();
         let works = match (&mut self.next, &mut self.job) {
             (Some(queued), _) => &mut queued.works,
@@ -374,18 +369,19 @@ impl Owner {
         Ok(operation)
     }
 
-    fn begin(&self, ask: &Ask, request_id: Option<RequestId>) -> Work {
+    fn begin(&self, ask: &Ask, behalf: Behalf) -> Work {
         let row = &self.status.borrow().row;
         self.host.operations.begin(Subject {
             kind: ask.operation(),
             vm: Some((row.id.clone(), row.name.clone())),
-            request_id,
+            request_id: behalf.request_id,
+            reason: behalf.reason,
         })
     }
 
     /// An operation that ends with what goes on already.
-    fn join(&mut self, ask: &Ask, request_id: Option<RequestId>) -> Operation {
-        let work = self.begin(ask, request_id);
+    fn join(&mut self, ask: &Ask, behalf: Behalf) -> Operation {
+        let work = self.begin(ask, behalf);
         let operation = work.operation();
         match (&mut self.next, &mut self.job) {
             (Some(queued), _) => queued.works.push(work),
@@ -647,14 +643,15 @@ impl Owner {
             (Ok(()), None) => (Event::TakenDown, None),
             (Ok(()), Some(broken)) => (Event::TakenDownBroken, Some(broken)),
             (Err(left_over), broken) => {
-                let verb = match self.phase() {
-                    Phase::Deleting => "delete",
-                    Phase::Restarting => "restart",
-                    _ => "stop",
+                let (verb, tried) = match self.phase() {
+                    Phase::Deleting if self.is_expired() => ("delete", Tried::DeleteUntilGone),
+                    Phase::Deleting => ("delete", Tried::Delete),
+                    Phase::Restarting => ("restart", Tried::Stop),
+                    _ => ("stop", Tried::Stop),
                 };
                 let name = self.row().name;
                 let error = match broken {
-                    None => left_over.to_api(verb, &name),
+                    None => left_over.to_api(verb, tried, &name),
                     Some(mut broken) => {
                         left_over.explain(&mut broken);
                         broken
@@ -673,17 +670,18 @@ impl Owner {
     /// begins what was queued meanwhile.
     async fn job_ended(&mut self, event: Event, error: Option<ApiError>) {
         let works = self.job.take().map(|job| job.works).unwrap_or_default();
+        let stages = works.first().map(|work| work.reporter().stages());
         if let Some(Queued {
             todo,
             works: queued,
         }) = self.next.take()
         {
             // Another request has overtaken this one. What it came to is the other's to clean up.
+            self.remember_stages(stages);
             self.end_overtaken(works, Some(event), error);
             self.run_todo(todo, queued);
             return;
         }
-        let stages = works.first().map(|work| work.reporter().stages());
         let was = self.phase();
         match lifecycle::after(was, event) {
             Next::Phase(Phase::Starting) => return self.start_again(works).await,
@@ -721,9 +719,9 @@ impl Owner {
     /// The second half of a restart.
     async fn start_again(&mut self, works: Vec<Work>) {
         let begun = match self.quiesce.is_empty() {
-            true => self.begin_phase(Phase::Starting).await,
+            true => self.begin_phase(Phase::Starting, None).await,
             false => {
-                let mut error = self.called_off(OperationKind::RestartVm);
+                let mut error = told::called_off(OperationKind::RestartVm, &self.row().name);
                 error.causes.push("the daemon ends".to_owned());
                 let _ = self.enter(Phase::Stopped, None, None).await;
                 return end_all(works, Err(error));
@@ -732,9 +730,7 @@ impl Owner {
         match begun {
             Ok(()) => self.run_start(works),
             Err(store) => {
-                let message = format!("could not restart VM `{}`", self.row().name);
-                let mut error = ApiError::new(ErrorKind::Failed, message).caused_by(&store);
-                error.hint = store.hint();
+                let error = told::not_written("restart", &self.row().name, &store);
                 let _ = self.enter(Phase::Stopped, None, None).await;
                 end_all(works, Err(error));
             }
@@ -742,12 +738,9 @@ impl Owner {
     }
 
     async fn give_up_create(&mut self, works: Vec<Work>, store: &StoreError) {
-        let name = self.row().name;
-        let mut error = ApiError::new(ErrorKind::Failed, format!("could not create VM `{name}`"))
-            .caused_by(store);
-        error.hint = store.hint();
+        let error = told::not_written("create", &self.row().name, store);
         end_all(works, Err(error));
-        if self.begin_phase(Phase::Deleting).await.is_ok() {
+        if self.begin_phase(Phase::Deleting, None).await.is_ok() {
             self.run_todo(Todo::Delete, Vec::new());
         }
     }
@@ -778,7 +771,10 @@ impl Owner {
             None => tracing::info!(cause, "the machine ended"),
             Some(_) => tracing::warn!(cause, "the machine ended"),
         }
-        self.status.send_modify(|status| status.guest = None);
+        self.status.send_modify(|status| {
+            status.guest = None;
+            status.row.reason = broken.is_none().then_some(cause);
+        });
         let _ = self.enter(phase, None, None).await;
         self.run_take_down(Extent::Running, Vec::new(), broken);
     }
@@ -802,7 +798,14 @@ impl Owner {
             });
             let result = match (wanted, &error) {
                 (true, _) => Ok(()),
-                (false, Some(error)) => Err(error.clone()),
+                (false, Some(error)) => {
+                    let mut error = error.clone();
+                    if error.kind == ErrorKind::Cancelled {
+                        let row = self.row();
+                        told::add_why(&mut error, row.phase, row.reason);
+                    }
+                    Err(error)
+                }
                 (false, None) => Err(self.overtaken(kind)),
             };
             work.end(result);
@@ -811,35 +814,8 @@ impl Owner {
 
     /// The error of an operation that was overtaken by what the VM does now.
     fn overtaken(&self, kind: OperationKind) -> ApiError {
-        let why = match self.phase() {
-            Phase::Deleting => "it is being deleted",
-            Phase::Restarting => "it is being restarted",
-            Phase::Pausing => "it is being paused",
-            Phase::Resuming => "it is being resumed",
-            _ => "it is being stopped",
-        };
-        let mut error = self.called_off(kind);
-        error.causes.push(why.to_owned());
-        error
-    }
-
-    fn called_off(&self, kind: OperationKind) -> ApiError {
-        let what = match kind {
-            OperationKind::CreateVm => "create",
-            OperationKind::StartVm => "start",
-            OperationKind::StopVm => "stop",
-            OperationKind::RestartVm => "restart",
-            OperationKind::KillVm => "end",
-            OperationKind::PauseVm => "pause",
-            OperationKind::ResumeVm => "resume",
-            OperationKind::SetVm => "change",
-            OperationKind::DeleteVm => "delete",
-            OperationKind::PullImage => "pull",
-            OperationKind::InstallEngine | OperationKind::UninstallEngine => "installation",
-            OperationKind::PromoteImage => "promotion",
-        };
-        let message = format!("the {what} of VM `{}` was called off", self.row().name);
-        ApiError::new(ErrorKind::Cancelled, message)
+        let row = self.row();
+        told::overtaken(kind, &row.name, row.phase, row.reason)
     }
 }
 

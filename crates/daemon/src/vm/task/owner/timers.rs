@@ -12,7 +12,7 @@ use super::{Happening, Owner};
 use crate::guest::Guest;
 use crate::vm::lifecycle::Phase;
 use crate::vm::task::usage::{Look, is_stale};
-use crate::vm::task::{Ask, orders};
+use crate::vm::task::{Ask, Behalf, Delete, orders};
 
 /// The longest sleep: timers of tokio have an end, and clocks are set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -38,6 +38,11 @@ impl Timers {
     /// Whether the row must be written again.
     pub(super) fn must_write(&mut self, must: bool) {
         self.write = must.then(|| Instant::now() + WRITE_AGAIN);
+    }
+
+    /// The VM is deleted now because its time is over: again only after a while.
+    pub(super) fn deleted_now(&mut self) {
+        self.expired = Some(Instant::now());
     }
 
     /// Whether the row is to be written again.
@@ -67,9 +72,13 @@ impl Owner {
     pub(super) async fn on_time(&mut self) {
         let now = Instant::now();
         if self.expiry(now).is_some_and(|at| at <= now) {
-            self.timers.expired = Some(now);
-            tracing::info!("its time to live is over");
-            if let Err(error) = self.decide(Ask::Delete, None).await {
+            let reason = match self.timers.expired.replace(now) {
+                None => "its time to live is over",
+                Some(_) => "it could not be deleted before",
+            };
+            tracing::info!(reason, "deletes it");
+            let delete = Ask::Delete(Delete::Once);
+            if let Err(error) = self.decide(delete, Behalf::own(reason)).await {
                 tracing::warn!(%error, "could not delete a VM whose time is over");
             }
         }
@@ -95,6 +104,13 @@ impl Owner {
             Happening::Nothing
         };
         self.background.spawn(told.in_current_span());
+    }
+
+    /// Whether its time to live is over: its delete is tried until it is gone.
+    pub(super) fn is_expired(&self) -> bool {
+        let row = &self.status.borrow().row;
+        let end = row.expires_at.as_ref().and_then(|end| end.parse().ok());
+        end.is_some_and(|end: Timestamp| end <= Timestamp::now())
     }
 
     fn expiry(&self, now: Instant) -> Option<Instant> {
@@ -159,8 +175,9 @@ impl Owner {
         };
         // What it is busy with, such as a change, someone has asked for.
         if self.job.is_none() && is_stale(before, look, since, limit) {
-            tracing::info!(unused = ?since.elapsed(), "nobody uses it: it is stopped");
-            if let Err(error) = self.decide(Ask::Stop, None).await {
+            let reason = format!("nobody has used it for {}", in_words(since.elapsed()));
+            tracing::info!(reason, "stops it");
+            if let Err(error) = self.decide(Ask::Stop, Behalf::own(reason)).await {
                 tracing::warn!(%error, "could not stop a VM that nobody uses");
             }
         }
@@ -176,6 +193,15 @@ async fn cpu_us(guest: &Guest, engine: EngineKind) -> Option<u64> {
     let stats = guest.stats().await;
     let stats = stats.inspect_err(|error| tracing::debug!(%error, "the guest tells no stats"));
     stats.ok().map(|stats| stats.cpu_us)
+}
+
+/// A length of time as people say it, in the one unit that fits.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
 }
 
 /// Sleeps until then, or for ever.
