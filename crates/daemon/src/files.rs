@@ -13,6 +13,9 @@ use banger_proto::size::ByteSize;
 
 /// Stands between a file's name and the digits of its draft.
 const DRAFT: &str = ".draft-";
+/// How often a directory is removed again into which something came meanwhile: more often than
+/// whoever may write then has files to write.
+const REMOVE_ROUNDS: usize = 16;
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -192,12 +195,22 @@ pub fn remove_file(path: &Path) -> Result<(), FileError> {
     tolerate_absence(fs::remove_file(path)).map_err(FileError::new("remove", path))
 }
 
-/// Removes a directory with everything in it. Does not follow symlinks.
+/// Removes a directory with everything in it, also what comes into it meanwhile: a link to a
+/// guest that is made anew writes keys while its VM may be deleted. Does not follow symlinks.
 ///
 /// # Errors
 /// Something of it is still there.
 pub fn remove_directory(path: &Path) -> Result<(), FileError> {
-    tolerate_absence(fs::remove_dir_all(path)).map_err(FileError::new("remove", path))
+    let mut removed = fs::remove_dir_all(path);
+    for _ in 1..REMOVE_ROUNDS {
+        match &removed {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                removed = fs::remove_dir_all(path);
+            }
+            _ => break,
+        }
+    }
+    tolerate_absence(removed).map_err(FileError::new("remove", path))
 }
 
 fn tolerate_absence(result: io::Result<()>) -> io::Result<()> {
@@ -305,5 +318,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         remove_file(&dir.path().join("a")).unwrap();
         remove_directory(&dir.path().join("b")).unwrap();
+    }
+
+    #[test]
+    fn what_is_written_into_a_directory_while_it_is_removed_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vm");
+        let both = std::sync::Barrier::new(2);
+        for _ in 0..500 {
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("disk"), "").unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    both.wait();
+                    for file in ["key", "known_hosts"] {
+                        // The directory may be gone.
+                        let _ = write_private(&path.join(file), b"x");
+                    }
+                });
+                both.wait();
+                remove_directory(&path).unwrap();
+            });
+            assert!(!path.exists());
+        }
     }
 }
