@@ -1,16 +1,23 @@
 //! The daemon itself.
 
+use std::time::Duration;
+
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use banger_proto::api::{DaemonStatus, OperationKind, OperationState, Version};
 use banger_proto::error::{ApiError, ErrorKind};
+use futures_util::future::join_all;
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::Api;
 use super::exchange::{Failure, Json};
 use crate::vm::lifecycle::Phase;
 use crate::vm::task::Handle;
+
+/// How long what has just ended may look as if it went on: a client's end is seen a moment later.
+const SETTLE: Duration = Duration::from_secs(1);
 
 pub async fn version() -> Json<Version> {
     Json(crate::version())
@@ -54,6 +61,12 @@ pub async fn stop(
     let Query(StopQuery { if_idle }) = wanted.map_err(|error| {
         ApiError::new(ErrorKind::Invalid, "could not stop the daemon").caused_by(&error)
     })?;
+    if if_idle {
+        let handles = api.fleet.handles();
+        let unheld = join_all(handles.iter().map(Handle::unheld));
+        // What goes on for longer is work.
+        let _ = timeout(SETTLE, unheld).await;
+    }
     let work = AtWork::of(&api);
     if if_idle && let Some(told) = work.in_words() {
         let mut error = ApiError::new(ErrorKind::Conflict, "the daemon is at work");

@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 use self::owner::Owner;
 use self::usage::Usage;
 use super::change::{self, ChangeError};
-use super::lifecycle::{self, Refusal, Request, Verdict};
+use super::lifecycle::{self, Phase, Refusal, Request, Verdict};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::operations::Work;
@@ -255,6 +255,17 @@ impl Handle {
     /// How many streams to the VM are open.
     pub fn streams(&self) -> usize {
         self.usage.open()
+    }
+
+    /// Returns when nobody holds the VM: no stream to it is open, and no client whose end is its
+    /// own has it. Cancel-safe.
+    pub async fn unheld(&self) {
+        self.usage.unused().await;
+        let mut status = self.status.clone();
+        let unheld = status
+            .wait_for(|status| status.row.lease.is_none() || status.row.phase == Phase::Deleting);
+        // One whose owner has ended is held by nobody.
+        let _ = unheld.await;
     }
 
     /// When someone last used the VM while this daemon ran, RFC 3339.

@@ -1,9 +1,10 @@
 //! Who uses a VM, and since when nobody has.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// The share of one CPU below which a guest counts as calm, in percent.
@@ -12,7 +13,7 @@ const CALM_PERCENT: u128 = 2;
 /// Use of one VM while this daemon runs. Times are monotonic: while the host sleeps nobody can
 /// use a VM, and that is not held against it.
 #[derive(Debug)]
-pub(super) struct Usage(Mutex<Inner>);
+pub(super) struct Usage(watch::Sender<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -26,7 +27,7 @@ struct Inner {
 
 impl Default for Usage {
     fn default() -> Self {
-        Self(Mutex::new(Inner {
+        Self(watch::Sender::new(Inner {
             open: 0,
             last: Instant::now(),
             last_at: None,
@@ -37,39 +38,43 @@ impl Default for Usage {
 impl Usage {
     /// Someone uses it at this moment.
     pub(super) fn touch(&self) {
-        self.inner().touch();
+        self.0.send_modify(Inner::touch);
     }
 
     /// Someone uses it until the result is dropped.
     pub(super) fn hold(self: &Arc<Self>) -> Use {
-        let mut inner = self.inner();
-        inner.open += 1;
-        inner.touch();
+        self.0.send_modify(|inner| {
+            inner.open += 1;
+            inner.touch();
+        });
         Use(Arc::clone(self))
     }
 
     /// How many streams are open.
     pub(super) fn open(&self) -> usize {
-        self.inner().open
+        self.0.borrow().open
+    }
+
+    /// Returns when no stream is open. Cancel-safe.
+    pub(super) async fn unused(&self) {
+        let mut inner = self.0.subscribe();
+        let unused = inner.wait_for(|inner| inner.open == 0).await;
+        drop(unused.expect("the sender is borrowed"));
     }
 
     /// Since when nobody uses it; `None` while someone does.
     pub(super) fn idle_since(&self) -> Option<Instant> {
-        let inner = self.inner();
+        let inner = self.0.borrow();
         (inner.open == 0).then_some(inner.last)
     }
 
     /// When someone last used it.
     pub(super) fn last_at(&self) -> Option<Timestamp> {
-        let inner = self.inner();
+        let inner = self.0.borrow();
         match inner.open {
             0 => inner.last_at,
             _ => Some(Timestamp::now()),
         }
-    }
-
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().expect("no holder of this lock panics")
     }
 }
 
@@ -86,9 +91,10 @@ pub struct Use(Arc<Usage>);
 
 impl Drop for Use {
     fn drop(&mut self) {
-        let mut inner = self.0.inner();
-        inner.open -= 1;
-        inner.touch();
+        self.0.0.send_modify(|inner| {
+            inner.open -= 1;
+            inner.touch();
+        });
     }
 }
 
@@ -123,6 +129,10 @@ pub(super) fn is_stale(
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -139,6 +149,18 @@ mod tests {
         let idle = usage.idle_since().unwrap();
         assert!(idle >= before && before > known);
         assert!(usage.last_at().is_some());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_last_stream_is_waited_for() {
+        let usage = Arc::new(Usage::default());
+        usage.unused().await;
+        let (first, second) = (usage.hold(), usage.hold());
+        let mut unused = pin!(usage.unused());
+        drop(first);
+        assert_eq!(unused.as_mut().now_or_never(), None);
+        drop(second);
+        unused.await;
     }
 
     #[test]
