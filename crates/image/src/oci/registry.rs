@@ -3,7 +3,7 @@
 //! Secrets go to the registry that they are for and to the server of tokens that this registry
 //! names, over TLS. Only for registries on the loopback, and those that the user calls insecure,
 //! plain HTTP is used, and only where TLS is not spoken. A redirection to another host takes no
-//! secret along.
+//! secret along, and a server of tokens may not redirect at all.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -170,6 +170,9 @@ pub(crate) struct Fetched {
 /// One repository of a registry.
 pub(crate) struct Registry {
     client: Client,
+    /// Asks for tokens, and follows no redirection: that would take the body, and the secret in
+    /// it, along.
+    token_client: Client,
     /// `https://host/`
     base: Url,
     host: String,
@@ -177,8 +180,8 @@ pub(crate) struct Registry {
     auth: Option<RegistryAuth>,
     /// What goes with each request, once the registry has asked for it.
     permit: Mutex<Option<HeaderValue>>,
-    /// Whether plain HTTP will do.
-    plain: bool,
+    /// Whether the user takes its being listened to.
+    insecure: bool,
 }
 
 impl Registry {
@@ -190,6 +193,7 @@ impl Registry {
     ) -> Result<Self, RegistryError> {
         let plain = insecure || reference.is_on_loopback();
         let client = download::client(redirects(plain)).map_err(RegistryError::Client)?;
+        let token_client = download::client(Policy::none()).map_err(RegistryError::Client)?;
         let host = reference.registry().to_owned();
         let address = match host.as_str() {
             // What Docker's registry calls itself is not where it is.
@@ -205,12 +209,13 @@ impl Registry {
                 })?;
         Ok(Self {
             client,
+            token_client,
             base,
             host,
             repository: reference.repository().to_owned(),
             auth,
             permit: Mutex::new(None),
-            plain,
+            insecure,
         })
     }
 
@@ -405,7 +410,7 @@ impl Registry {
         let mut url = Url::parse(realm).map_err(|_| RegistryError::Challenge {
             host: self.host.clone(),
         })?;
-        if url.scheme() != "https" && !self.plain {
+        if url.scheme() != "https" && !self.may_be_plain(&url) {
             return Err(plain_realm());
         }
         let mut pairs = vec![("scope", scope)];
@@ -421,7 +426,7 @@ impl Registry {
                     .ok()
                     .and_then(|form| form.query().map(str::to_owned))
                     .unwrap_or_default();
-                let request = self.client.post(url);
+                let request = self.token_client.post(url);
                 request
                     .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
                     .body(form)
@@ -430,11 +435,13 @@ impl Registry {
                 url.query_pairs_mut()
                     .extend_pairs(pairs)
                     .append_pair("account", username);
-                self.client.get(url).basic_auth(username, Some(password))
+                self.token_client
+                    .get(url)
+                    .basic_auth(username, Some(password))
             }
             None => {
                 url.query_pairs_mut().extend_pairs(pairs);
-                self.client.get(url)
+                self.token_client.get(url)
             }
         };
         let response = request
@@ -457,6 +464,13 @@ impl Registry {
             .ok_or_else(|| RegistryError::NoToken {
                 url: realm.to_owned(),
             })
+    }
+
+    /// Whether tokens may be asked for at `realm` in the clear: on this host, or of an insecure
+    /// registry's own. What kind of registry names the realm says nothing of where it is.
+    fn may_be_plain(&self, realm: &Url) -> bool {
+        realm.scheme() == "http"
+            && (is_on_loopback(realm) || self.insecure && realm.host() == self.base.host())
     }
 
     async fn require_success(&self, response: Response) -> Result<Response, RegistryError> {
@@ -552,6 +566,15 @@ async fn reach(client: &Client, host: &str, plain: bool) -> Result<Url, reqwest:
         }
         tokio::time::sleep(BACKOFF * 2u32.pow(attempt - 1)).await;
     }
+}
+
+fn is_on_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// A small body.

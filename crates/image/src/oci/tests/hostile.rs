@@ -484,3 +484,55 @@ async fn a_pull_that_is_called_off_leaves_nothing() {
     }
     home.require_clean();
 }
+
+/// A registry that sends whoever comes to `realm` for a token.
+async fn wants_a_token_of(realm: String) -> Server {
+    Server::serve(small(), move |asked| {
+        let challenge = format!("Bearer realm=\"{realm}\"");
+        (asked.path != "/v2/")
+            .then(|| Reply::new("401 Unauthorized", "{}").header("www-authenticate", challenge))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_registry_on_the_loopback_gets_no_password_sent_elsewhere_in_the_clear() {
+    // An address for documentation: nobody is there, and nobody must be asked.
+    let server = wants_a_token_of("http://192.0.2.1/token".to_owned()).await;
+    let secrets = [
+        RegistryAuth::Password {
+            username: "me".into(),
+            password: "hunter2".into(),
+        },
+        RegistryAuth::IdentityToken {
+            token: "hunter2".into(),
+        },
+    ];
+    for secret in secrets {
+        for insecure in [false, true] {
+            let reference = format!("{}/app:1", server.address);
+            let mut wanted = request_for(&reference, Some(secret.clone()));
+            wanted.insecure = insecure;
+            let (_, words) = Home::new().refuses(&wanted).await;
+            assert!(words.contains("which is not encrypted"), "{words}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_tokens_cannot_pass_a_secret_on() {
+    let thief = Server::start(|_| Reply::new("200 OK", "{\"token\":\"x\"}")).await;
+    let to = format!("http://{}/token", thief.address);
+    let tokens = Server::start(move |_| {
+        Reply::new("307 Temporary Redirect", "").header("location", to.clone())
+    })
+    .await;
+    let server = wants_a_token_of(format!("http://{}/token", tokens.address)).await;
+    let secret = RegistryAuth::IdentityToken {
+        token: "hunter2".into(),
+    };
+    let wanted = request_for(&format!("{}/app:1", server.address), Some(secret));
+    Home::new().refuses(&wanted).await;
+    assert_eq!(tokens.asked()[0].method, "POST");
+    assert!(thief.asked().is_empty(), "{:?}", thief.asked());
+}
