@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tar::{EntryType, Header};
 
@@ -17,7 +18,8 @@ use sparse::Sparse;
 use crate::ext4::{Attributes, Device, Ext4Error, Time, Writer};
 
 const BLOCK: u64 = 512;
-/// Most bytes of PAX records or of a long name that one entry may have.
+/// Most bytes of PAX records and long names that may stand before one entry, together; and most
+/// that may be kept for all entries that follow.
 const LONGEST_EXTENSION: u64 = 1 << 20;
 
 /// Why a tar stream cannot be turned into a file system.
@@ -97,7 +99,8 @@ pub(crate) struct Reader<R> {
     left: u64,
     /// Zeros that follow the content.
     padding: u64,
-    global: Records,
+    /// Shared with an entry until that has records of its own.
+    global: Arc<Records>,
     end: End,
 }
 
@@ -110,13 +113,14 @@ impl<R: Read> Reader<R> {
             end,
             left: 0,
             padding: 0,
-            global: Records::new(),
+            global: Arc::default(),
         }
     }
 
     /// The next entry, `None` at the end. What was not read of the last one is skipped.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
-        let mut records = self.global.clone();
+        let mut records = Arc::clone(&self.global);
+        let mut room = LONGEST_EXTENSION;
         let mut long_path = None;
         let mut long_link = None;
         loop {
@@ -127,14 +131,17 @@ impl<R: Read> Reader<R> {
             let size = header.entry_size().map_err(|_| TarError::Header)?;
             self.begin_content(size);
             match header.entry_type() {
-                EntryType::XHeader => records.extend(parse_records(&self.extension()?)?),
-                EntryType::XGlobalHeader => {
-                    let global = parse_records(&self.extension()?)?;
-                    self.global.extend(global.clone());
-                    records.extend(global);
+                EntryType::XHeader => {
+                    let own = parse_records(&self.extension(&mut room)?)?;
+                    Arc::make_mut(&mut records).extend(own);
                 }
-                EntryType::GNULongName => long_path = Some(until_nul(self.extension()?)),
-                EntryType::GNULongLink => long_link = Some(until_nul(self.extension()?)),
+                EntryType::XGlobalHeader => {
+                    let global = parse_records(&self.extension(&mut room)?)?;
+                    Arc::make_mut(&mut records).extend(global.clone());
+                    self.keep_for_all(global)?;
+                }
+                EntryType::GNULongName => long_path = Some(until_nul(self.extension(&mut room)?)),
+                EntryType::GNULongLink => long_link = Some(until_nul(self.extension(&mut room)?)),
                 _ => {
                     let (mut entry, stored) = entry(&header, &records, long_path, long_link)?;
                     // Where the pieces are may stand behind the header, and before the content.
@@ -270,10 +277,22 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    fn extension(&mut self) -> Result<Vec<u8>, TarError> {
-        if self.left > LONGEST_EXTENSION {
-            return Err(TarError::Extension);
+    fn keep_for_all(&mut self, records: Records) -> Result<(), TarError> {
+        let global = Arc::make_mut(&mut self.global);
+        global.extend(records);
+        let length: usize = global
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        match length as u64 <= LONGEST_EXTENSION {
+            true => Ok(()),
+            false => Err(TarError::Extension),
         }
+    }
+
+    /// The content of an extension, for which there must be `room`.
+    fn extension(&mut self, room: &mut u64) -> Result<Vec<u8>, TarError> {
+        *room = room.checked_sub(self.left).ok_or(TarError::Extension)?;
         let mut bytes = vec![0; usize::try_from(self.left).map_err(|_| TarError::Extension)?];
         self.content().read_exact(&mut bytes).map_err(read_error)?;
         Ok(bytes)
@@ -373,6 +392,15 @@ fn extended(records: &Records) -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
+/// Whether a record says something that an entry is made of. The others are not kept.
+fn is_known(key: &[u8]) -> bool {
+    matches!(
+        key,
+        b"path" | b"linkpath" | b"size" | b"uid" | b"gid" | b"mtime"
+    ) || key.starts_with(b"SCHILY.xattr.")
+        || key.starts_with(b"GNU.sparse.")
+}
+
 /// PAX records: `<length> <key>=<value>\n`, where the length counts the whole record.
 fn parse_records(mut bytes: &[u8]) -> Result<Records, TarError> {
     let mut records = Records::new();
@@ -391,7 +419,10 @@ fn parse_records(mut bytes: &[u8]) -> Result<Records, TarError> {
             .iter()
             .position(|byte| *byte == b'=')
             .ok_or(TarError::Extension)?;
-        records.insert(record[..equals].to_vec(), record[equals + 1..].to_vec());
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        if is_known(key) {
+            records.insert(key.to_vec(), value.to_vec());
+        }
         bytes = &bytes[length..];
     }
     Ok(records)
@@ -486,6 +517,76 @@ mod tests {
         for text in ["", "a", "1.x", "--1", "1.2.3"] {
             assert_eq!(parse_time(text), None, "{text}");
         }
+    }
+
+    /// An entry of `kind` with `content`.
+    fn block(kind: EntryType, content: &[u8]) -> Vec<u8> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_path("entry").unwrap();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    /// A PAX record of 300,000 bytes.
+    fn long_record(key: &str) -> Vec<u8> {
+        let mut record = format!("300000 {key}=").into_bytes();
+        record.resize(299_999, b'x');
+        record.push(b'\n');
+        record
+    }
+
+    /// How many entries there are, unless the archive's extensions are refused.
+    fn count(bytes: &[u8]) -> Option<usize> {
+        let mut reader = Reader::new(bytes, End::Anywhere);
+        let mut count = 0;
+        loop {
+            match reader.next_entry() {
+                Ok(Some(_)) => count += 1,
+                Ok(None) => return Some(count),
+                Err(TarError::Extension) => return None,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_before_an_entry_is_bounded_together() {
+        for kind in [
+            EntryType::XHeader,
+            EntryType::XGlobalHeader,
+            EntryType::GNULongName,
+        ] {
+            for (blocks, expected) in [(3, Some(1)), (4, None)] {
+                let mut bytes = block(kind, &long_record("comment")).repeat(blocks);
+                bytes.extend(block(EntryType::Regular, b"x"));
+                assert_eq!(count(&bytes), expected, "{blocks} of {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_for_all_entries_is_bounded_and_known() {
+        let archive = |key: &dyn Fn(usize) -> String| {
+            (0..4).fold(Vec::new(), |mut bytes, at| {
+                let record = long_record(&key(at));
+                bytes.extend(block(EntryType::XGlobalHeader, &record));
+                bytes.extend(block(EntryType::Regular, b"x"));
+                bytes
+            })
+        };
+        let attribute = |at| format!("SCHILY.xattr.user.{at}");
+        assert_eq!(count(&archive(&attribute)), None);
+        assert_eq!(count(&archive(&|_| attribute(0))), Some(4));
+        assert_eq!(count(&archive(&|at| format!("comment.{at}"))), Some(4));
     }
 
     #[test]
