@@ -3,8 +3,9 @@
 //! The maker holds a lock on its draft. Whoever finds a draft that nobody has locked knows
 //! that its maker is dead, and removes it.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -47,8 +48,17 @@ impl Draft {
         &self.path
     }
 
-    /// Makes the draft `to`. If someone else was faster, theirs stays and this one goes.
+    /// Makes the draft `to`. If someone else was faster, theirs stays and this one goes. Its files
+    /// can be read by everybody then, whatever the umask: root's engines run as other users.
     pub(crate) fn publish(self, to: &Path) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_file() {
+                let mode = metadata.permissions().mode() | 0o444;
+                std::fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
+            }
+        }
         self.lock.sync_all()?;
         match std::fs::rename(&self.path, to) {
             Ok(()) => {}
@@ -177,6 +187,23 @@ mod tests {
         assert!(!dead.exists());
         assert!(fifo.exists());
         assert!(artifact.exists());
+    }
+
+    #[test]
+    fn what_is_published_can_be_read_by_everybody() {
+        let parent = tempfile::tempdir().unwrap();
+        let draft = Draft::new(parent.path()).unwrap();
+        // As a umask of 077 leaves them.
+        for (name, mode) in [("rootfs.ext4", 0o600), ("firecracker", 0o755)] {
+            let path = draft.path().join(name);
+            std::fs::write(&path, "x").unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        }
+        let to = parent.path().join("artifact");
+        draft.publish(&to).unwrap();
+        let mode = |name: &str| to.join(name).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode("rootfs.ext4"), 0o644);
+        assert_eq!(mode("firecracker"), 0o755);
     }
 
     #[test]
