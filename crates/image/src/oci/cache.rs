@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
@@ -18,6 +18,8 @@ use std::time::SystemTime;
 use banger_proto::reference::Digest;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedMutexGuard;
+
+use super::document::LARGEST;
 
 /// What blobs may take together.
 pub(crate) const BOUND: u64 = 16 << 30;
@@ -58,15 +60,15 @@ impl Cache {
         lock.lock_owned().await
     }
 
-    /// The content of a small blob, if it is there and right.
-    pub(crate) fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
-        let path = self.directory.join(digest.hex());
-        let content = std::fs::read(&path).ok()?;
-        let is_right = Digest::of(Sha256::digest(&content).into()) == *digest;
-        is_right.then(|| {
-            self.touch(digest);
-            content
-        })
+    /// The content of a small blob, if it is there and right. A large one is not read: what names
+    /// it where a small one belongs was written by others.
+    pub(crate) async fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let (path, wanted) = (self.directory.join(digest.hex()), digest.clone());
+        let content = tokio::task::spawn_blocking(move || read_small(&path, &wanted))
+            .await
+            .ok()??;
+        self.touch(digest);
+        Some(content)
     }
 
     /// Keeps a small blob. A failure costs only a download.
@@ -121,6 +123,18 @@ impl Cache {
     }
 }
 
+fn read_small(path: &Path, wanted: &Digest) -> Option<Vec<u8>> {
+    let metadata = std::fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > LARGEST {
+        return None;
+    }
+    let mut content = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(LARGEST).read_to_end(&mut content).ok()?;
+    let is_right = Digest::of(Sha256::digest(&content).into()) == *wanted;
+    is_right.then_some(content)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,15 +144,27 @@ mod tests {
         Digest::of(Sha256::digest(content).into())
     }
 
-    #[test]
-    fn what_was_changed_in_the_cache_is_not_believed() {
+    #[tokio::test]
+    async fn only_a_small_blob_is_read_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::new(directory.path().to_owned());
+        for (length, is_read) in [(LARGEST, true), (LARGEST + 1, false)] {
+            let content = vec![0; usize::try_from(length).unwrap()];
+            cache.keep(&digest(&content), &content);
+            let read = cache.read(&digest(&content)).await;
+            assert_eq!(read.is_some(), is_read, "{length}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_changed_in_the_cache_is_not_believed() {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::new(directory.path().to_owned());
         let blob = digest(b"blob");
         cache.keep(&blob, b"blob");
-        assert_eq!(cache.read(&blob).unwrap(), b"blob");
+        assert_eq!(cache.read(&blob).await.unwrap(), b"blob");
         std::fs::write(directory.path().join(blob.hex()), b"blot").unwrap();
-        assert_eq!(cache.read(&blob), None);
+        assert_eq!(cache.read(&blob).await, None);
     }
 
     #[test]

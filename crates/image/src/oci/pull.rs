@@ -48,7 +48,10 @@ pub(crate) async fn resolve(request: &PullRequest, cache: &Cache) -> Result<Reso
     let mut wanted = request.reference.digest().cloned();
     let mut promised = String::new();
     for _ in 0..DEEPEST {
-        let known = wanted.as_ref().and_then(|digest| cache.read(digest));
+        let known = match &wanted {
+            Some(digest) => cache.read(digest).await,
+            None => None,
+        };
         let (bytes, said) = match known {
             Some(bytes) => (bytes, promised),
             None => {
@@ -270,7 +273,7 @@ async fn config(
     request: &PullRequest,
 ) -> Result<Config, OciError> {
     let Descriptor { digest, size, .. } = &manifest.config;
-    let bytes = match cache.read(digest) {
+    let bytes = match cache.read(digest).await {
         Some(bytes) => bytes,
         None if *size > document::LARGEST => {
             let source = DownloadError::TooLong {
