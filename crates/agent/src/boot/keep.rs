@@ -22,7 +22,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
 use super::BootError;
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use crate::guest::{SYSTEM_DESCRIPTOR, settle};
 
 /// How long an agent must have lived to be started again without a pause.
@@ -191,6 +191,8 @@ fn spawn(name: &str, arguments: &[&str], system: Option<&OwnedFd>) -> io::Result
     let system = system
         .map(|system| fcntl_dupfd_cloexec(system, SYSTEM_DESCRIPTOR + 1))
         .transpose()?;
+    // SAFETY: it is async-signal-safe.
+    unsafe { command.pre_exec(signals::unblock_all) };
     if let Some(system) = &system {
         let system = system.as_raw_fd();
         // SAFETY: `system` stays open in the child until it executes the program; dup2 is

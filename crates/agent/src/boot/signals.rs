@@ -5,8 +5,25 @@ use std::mem;
 use std::ptr;
 use std::time::Duration;
 
-/// Signals that stay pending until they are asked for. Processes that are started get none of
-/// that: the standard library empties their mask.
+/// Empties this thread's mask. Async-signal-safe.
+///
+/// # Errors
+/// None that is known.
+pub(crate) fn unblock_all() -> io::Result<()> {
+    // SAFETY: sigset_t is plain memory that sigemptyset initialises; both calls get valid
+    // pointers and are async-signal-safe.
+    unsafe {
+        let mut none: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        match libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Signals that stay pending until they are asked for. Processes that are started inherit that,
+/// unless they call [`unblock_all`] before they execute their program.
 pub(super) struct Signals(libc::sigset_t);
 
 impl Signals {
