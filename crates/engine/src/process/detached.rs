@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 
 use crate::Mark;
@@ -42,15 +44,17 @@ impl Detached {
     ///
     /// # Errors
     /// The program cannot be executed, or the system refuses one of the measures.
-    pub(crate) fn spawn(self) -> io::Result<Process> {
+    pub(crate) fn spawn(mut self) -> io::Result<Process> {
+        let image = self.image()?;
         let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
         let (space, directory, identity) = (self.space, self.directory, self.identity);
         let output = match self.output {
             Some(output) => output,
             None => self.log.try_clone()?,
         };
-        let mut command = banger_process::command(&self.program);
+        let mut command = banger_process::command(&image);
         banger_process::detach(&mut command)
+            .arg0(&self.program)
             .args(&self.arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -73,6 +77,34 @@ impl Detached {
         let child = command.spawn()?;
         Process::child(child.id())
     }
+
+    /// By which path the program is executed. The one that it becomes need not be able to go to
+    /// where it is, such as below a private directory; then this process goes there for it and
+    /// the path is that of a descriptor, one more that is inherited.
+    fn image(&mut self) -> io::Result<PathBuf> {
+        let looked_for = self.program.components().count() == 1;
+        if self.identity.is_none() || looked_for || is_open_to_all(&self.program)? {
+            return Ok(self.program.clone());
+        }
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let program = rustix::fs::open(&self.program, flags, Mode::empty())?;
+        let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+        self.inherited.push(program);
+        Ok(path.into())
+    }
+}
+
+/// Whether everybody may go to where `program` is: as it is named, and as it is without links.
+/// Such a program keeps its name where processes are listed; a descriptor's would be a number.
+fn is_open_to_all(program: &Path) -> io::Result<bool> {
+    for path in [program, &program.canonicalize()?] {
+        for directory in path.ancestors().skip(1) {
+            if !directory.as_os_str().is_empty() && directory.metadata()?.mode() & 0o001 == 0 {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Runs in the child, after it is cut loose.
@@ -114,4 +146,75 @@ fn limit(resource: Resource, most: u64) -> io::Result<()> {
         maximum: least(now.maximum),
     };
     Ok(rustix::process::setrlimit(resource, new)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use banger_proto::id::{InstanceId, VmId};
+
+    use super::*;
+    use crate::process::Ended;
+
+    fn mark() -> Mark {
+        Mark {
+            instance: "0".repeat(32).parse::<InstanceId>().unwrap(),
+            slot: 1,
+            vm: VmId::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_below_a_private_directory_runs_as_another_user() {
+        let Some(identity) = Identity::for_engine(&mark().instance, 1, None) else {
+            eprintln!("skipped: only root starts processes of other users");
+            return;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let private = directory.path().join("private");
+        fs::DirBuilder::new().mode(0o700).create(&private).unwrap();
+        let program = private.join("engine");
+        fs::copy("/bin/sh", &program).unwrap();
+        // One that the system hands to an interpreter, which opens it once more.
+        let script = private.join("script");
+        fs::write(&script, "#!/bin/sh\nid -u\n").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let link = directory.path().join("link");
+        symlink(&program, &link).unwrap();
+
+        let uid = identity.uid.as_raw();
+        let named = |path: &Path| format!("{uid} {}\n", path.display());
+        for (program, printed) in [
+            (&program, named(&program)),
+            (&link, named(&link)),
+            (&script, format!("{uid}\n")),
+        ] {
+            let output = directory.path().join("output");
+            let process = Detached {
+                program: program.clone(),
+                arguments: ["-c", "echo $(id -u) $0"].map(Into::into).into(),
+                mark: mark(),
+                inherited: Vec::new(),
+                output: Some(File::create(&output).unwrap()),
+                log: File::create(directory.path().join("log")).unwrap(),
+                directory: None,
+                space: None,
+                identity: Some(identity.clone()),
+            }
+            .spawn()
+            .unwrap();
+            let ended = process.wait().await;
+            assert_eq!(fs::read_to_string(&output).unwrap(), printed);
+            assert_eq!(ended, Ended::Status(ExitStatus::from_raw(0)));
+        }
+    }
+
+    #[test]
+    fn a_program_that_everybody_can_go_to_keeps_its_name() {
+        assert!(is_open_to_all(Path::new("/bin/sh")).unwrap());
+    }
 }
