@@ -11,21 +11,30 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use banger_proto::agent::VSOCK_PORT;
 use rustix::process::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio::task::AbortHandle;
 
 use crate::socket;
 
 /// Longest line that Firecracker answers with.
 const ANSWER_MAX: usize = 32;
 
-/// Where the agent knocks. Whoever waits holds it alone.
+/// How long nobody opens the door after it could not be opened, as for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the agent knocks.
 #[derive(Debug)]
-pub(super) struct Door(Mutex<UnixListener>);
+pub(super) struct Door {
+    /// Changes with a knock. Whoever waits holds it alone.
+    knocked: Mutex<watch::Receiver<()>>,
+    doorman: AbortHandle,
+}
 
 impl Door {
     /// Listens at `path`, in place of whoever did so before, for an engine of the user `engine`
@@ -41,21 +50,46 @@ impl Door {
         }
         let listener = std::os::unix::net::UnixListener::from(listener);
         listener.set_nonblocking(true)?;
-        Ok(Self(Mutex::new(UnixListener::from_std(listener)?)))
+        let (tell, knocked) = watch::channel(());
+        let doorman = answer_knocks(UnixListener::from_std(listener)?, tell);
+        Ok(Self {
+            knocked: Mutex::new(knocked),
+            doorman: tokio::spawn(doorman).abort_handle(),
+        })
     }
 
     /// Returns a stream to the agent, once there is an agent. Cancel-safe: a knock that was
     /// taken in vain is followed by another look.
     ///
     /// # Errors
-    /// Firecracker is gone, or the door cannot be watched.
+    /// Firecracker is gone.
     pub(super) async fn reach_agent(&self, link: &Path) -> io::Result<UnixStream> {
-        let door = self.0.lock().await;
+        let mut knocked = self.knocked.lock().await;
         loop {
             if let Some(stream) = dial(link).await? {
                 return Ok(stream);
             }
-            door.accept().await?;
+            knocked.changed().await.map_err(io::Error::other)?;
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.doorman.abort();
+    }
+}
+
+/// Opens to everybody at once, whether anybody waits or not: anybody in the guest may knock, and
+/// Firecracker's thread stands still, its guest with it, while more knock than can queue.
+async fn answer_knocks(listener: UnixListener, tell: watch::Sender<()>) {
+    loop {
+        match listener.accept().await {
+            Ok(_) => drop(tell.send_replace(())),
+            Err(error) => {
+                tracing::debug!(%error, "could not hear the agent's knock");
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 }
@@ -95,7 +129,6 @@ fn is_hang_up(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const LIMIT: Duration = Duration::from_secs(20);
 
@@ -144,6 +177,21 @@ mod tests {
         let link = at("link");
         let both = async { tokio::join!(door.reach_agent(&link), guest) };
         tokio::time::timeout(LIMIT, both).await.unwrap().0.unwrap();
+    }
+
+    #[tokio::test]
+    async fn however_many_knock_and_nobody_waits_none_is_kept_at_the_door() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("link_1024");
+        let _door = Door::open(&path, None).unwrap();
+        let knocks = async {
+            for _ in 0..100 {
+                let mut knock = UnixStream::connect(&path).await.unwrap();
+                // It was let in and hung up on.
+                assert_eq!(knock.read(&mut [0]).await.unwrap(), 0);
+            }
+        };
+        tokio::time::timeout(LIMIT, knocks).await.unwrap();
     }
 
     #[tokio::test]
