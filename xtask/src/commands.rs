@@ -4,6 +4,7 @@ pub mod bench;
 pub mod build;
 pub mod crash;
 pub mod install;
+pub mod lab;
 pub mod lint;
 pub mod quickstart;
 pub mod smoke;

@@ -32,6 +32,8 @@ cargo xtask COMMAND
   smoke                      one real VM
   crash [--rounds N] [--seed S] [--engine fake|qemu]
                              kill the daemon at random moments, and look for losses and leaks
+  lab --firecracker PATH [-- NEXTEST...]
+                             the VM tests on Firecracker, in a VM that has KVM
   bench create [--runs N] [--image NAME]
                              times of `vm create` as JSON
   bench all [--runs N] [--image NAME] [--only B1]... [--json FILE]
@@ -68,6 +70,7 @@ fn run() -> Result<ExitCode> {
         "test" => commands::test::run(&workspace, arguments),
         "bench" => commands::bench::run(&workspace, arguments),
         "crash" => commands::crash::run(&workspace, arguments),
+        "lab" => commands::lab::run(&workspace, arguments),
         "smoke" => commands::smoke::run(&workspace, arguments),
         "help" => {
             print!("{HELP}");

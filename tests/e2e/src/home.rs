@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::guard::Guard;
 use crate::inventory::{self, HostNetwork, Process};
-use crate::invocation::{Invocation, pid_exits_within};
+use crate::invocation::{Invocation, patience, pid_exits_within};
 use crate::user::{User, is_root, open_tun_to_everyone};
 use crate::{files, skip, user};
 
@@ -21,7 +21,9 @@ use crate::{files, skip, user};
 pub const IMAGE: &str = "debian-bookworm-slim";
 
 /// How long what goes by itself may take to be gone.
-const GONE_LIMIT: Duration = Duration::from_secs(30);
+fn gone_limit() -> Duration {
+    Duration::from_secs(30) * patience()
+}
 
 /// A banger of its own. When it goes, it must have left nothing.
 #[derive(Debug)]
@@ -221,7 +223,7 @@ impl Home {
         let daemon = self.daemon().expect("the daemon runs");
         kill_process(daemon, Signal::KILL).expect("it is ours to kill");
         assert!(
-            pid_exits_within(daemon, GONE_LIMIT),
+            pid_exits_within(daemon, gone_limit()),
             "SIGKILL ends a process"
         );
     }
@@ -282,7 +284,7 @@ impl Home {
     /// Waits until a VM is in a state that it comes to by itself.
     #[track_caller]
     pub fn wait_for_state(&self, vm: &str, state: &str) {
-        let deadline = Instant::now() + GONE_LIMIT;
+        let deadline = Instant::now() + gone_limit();
         loop {
             let shown = self.banger(["vm", "show", vm, "--json"]).run().json();
             if shown["state"] == state {
@@ -296,7 +298,7 @@ impl Home {
     #[track_caller]
     pub fn wait_for_no_vm(&self) {
         for directory in [self.paths.vms(), self.paths.runtime.join("vms")] {
-            files::wait_until_empty(&directory, GONE_LIMIT);
+            files::wait_until_empty(&directory, gone_limit());
         }
         self.assert_no_vm_left();
         // The daemon forgets a VM last, when nothing is left of it.
@@ -392,7 +394,7 @@ fn gone_by_themselves(processes: Vec<Process>, allowed: Option<i32>) -> Vec<Proc
         .into_iter()
         .filter(|process| Some(process.pid) != allowed)
         .filter(|process| {
-            Pid::from_raw(process.pid).is_some_and(|pid| !pid_exits_within(pid, GONE_LIMIT))
+            Pid::from_raw(process.pid).is_some_and(|pid| !pid_exits_within(pid, gone_limit()))
         })
         .collect()
 }

@@ -17,6 +17,14 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// How long the ends of a command's output may stay open after it has exited.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(10);
 
+/// By what factor everything takes longer in this run: `BANGER_TEST_PATIENCE`.
+pub(crate) fn patience() -> u32 {
+    let set = std::env::var("BANGER_TEST_PATIENCE");
+    set.map_or(1, |factor| {
+        factor.parse().expect("BANGER_TEST_PATIENCE is a number")
+    })
+}
+
 /// A command that has not started yet.
 #[derive(Debug)]
 pub struct Invocation {
@@ -39,7 +47,7 @@ impl Invocation {
         Self {
             command,
             input: Input::Nothing,
-            limit: LIMIT,
+            limit: LIMIT * patience(),
         }
     }
 
@@ -74,7 +82,7 @@ impl Invocation {
     /// Gives it so much time.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
-        self.limit = limit;
+        self.limit = limit * patience();
         self
     }
 

@@ -7,6 +7,7 @@
 //! - `BANGER_TEST_BIN`: the directory with `banger`, `bangerd` and `banger-vsock-agent`
 //! - `BANGER_TEST_ARTIFACTS`: the directory with `images/` and `kernels/`
 //! - `BANGER_TEST_ENGINE`: `qemu` (default), `firecracker` or `fake`
+//! - `BANGER_TEST_PATIENCE`: a factor for every limit, where all takes longer
 //! - `BANGER_TEST_USER`: run banger as this user; needs root
 //! - `BANGER_TEST_KEEP`: keep the homes of failed tests
 

@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, ioctl_tiocsctty, pidfd_open, setsid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
-use crate::invocation::Invocation;
+use crate::invocation::{Invocation, patience};
 
 /// Enough for a VM to boot on a busy machine without hardware virtualisation.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -95,7 +95,7 @@ impl Terminal {
     /// everything up to them.
     #[track_caller]
     pub fn expect(&mut self, words: &str) -> String {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + LIMIT * patience();
         loop {
             if let Some(at) = find(&self.seen, words.as_bytes()) {
                 let rest = self.seen.split_off(at + words.len());
@@ -121,7 +121,7 @@ impl Terminal {
             mut child, screen, ..
         } = self;
         drop(screen);
-        let exited = crate::invocation::exits_within(&child, LIMIT);
+        let exited = crate::invocation::exits_within(&child, LIMIT * patience());
         if !exited {
             let _ = child.kill();
         }
@@ -139,7 +139,7 @@ impl Terminal {
     /// The same, and whether the terminal is cooked after it.
     #[track_caller]
     pub fn wait_and_look(mut self) -> (ExitStatus, String, bool) {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + LIMIT * patience();
         loop {
             match self.watch(deadline.saturating_duration_since(Instant::now())) {
                 Event::Output => {}
@@ -176,10 +176,12 @@ impl Terminal {
         }
         match (process.is_empty(), screen.contains(PollFlags::HUP)) {
             (false, _) => Event::Exited,
-            (true, true) => match crate::invocation::exits_within(&self.child, LIMIT) {
-                true => Event::Exited,
-                false => Event::Nothing,
-            },
+            (true, true) => {
+                match crate::invocation::exits_within(&self.child, LIMIT * patience()) {
+                    true => Event::Exited,
+                    false => Event::Nothing,
+                }
+            }
             (true, false) => Event::Nothing,
         }
     }

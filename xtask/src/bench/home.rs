@@ -40,6 +40,13 @@ impl Home {
         Ok(home)
     }
 
+    /// Adds to its config; before its daemon starts.
+    pub fn configure(&self, lines: &str) -> Result<()> {
+        let file = self.path().join("config/config.toml");
+        let text = fs::read_to_string(&file)? + lines;
+        Ok(fs::write(&file, text)?)
+    }
+
     /// Its directory.
     pub fn path(&self) -> &Path {
         self.directory.path()

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use lexopt::Arg;
 use serde::Deserialize;
 
-use crate::commands::lint;
+use crate::commands::{lab, lint};
 use crate::process;
 use crate::summary::{Outcome, Skipped, Summary};
 use crate::workspace::{AGENT, Workspace};
@@ -26,6 +26,9 @@ pub const PROGRAMS_VARIABLE: &str = "BANGER_TEST_BIN";
 pub const STORE_VARIABLE: &str = "BANGER_TEST_ARTIFACTS";
 /// Tells the tests as which ordinary user to run banger.
 const USER_VARIABLE: &str = "BANGER_TEST_USER";
+
+/// Names the Firecracker that the VM tests run on too.
+const FIRECRACKER_VARIABLE: &str = "BANGER_TEST_FIRECRACKER";
 
 /// nextest's results of the profile that `.config/nextest.toml` describes.
 const JUNIT: &str = "target/nextest/default/junit.xml";
@@ -45,6 +48,7 @@ const STAGES: &[Stage] = &[
     ("image", Run::image),
     ("vms", Run::vms),
     ("ordinary-user", Run::ordinary_user),
+    ("firecracker", Run::firecracker),
 ];
 
 /// What the stages share.
@@ -166,6 +170,16 @@ impl Run {
         )
     }
 
+    /// The same on Firecracker, wherever there is one to be tested.
+    fn firecracker(&self) -> Result<Outcome> {
+        match std::env::var_os(FIRECRACKER_VARIABLE) {
+            Some(path) => lab::tests(&self.workspace, &self.programs, path.as_ref(), &[]),
+            None => Ok(Outcome::Skipped(format!(
+                "{FIRECRACKER_VARIABLE} names no Firecracker to test with"
+            ))),
+        }
+    }
+
     fn nextest(&self, selection: &[&str], variables: &[(&str, &Path)]) -> Result<Outcome> {
         // nextest's store is there whatever the target directory is.
         let results = self.workspace.root.join(JUNIT);
@@ -270,7 +284,8 @@ fn is_root() -> Result<bool> {
     Ok(process::output(Command::new("id").arg("-u"))?.trim() == "0")
 }
 
-fn ensure_nextest(workspace: &Workspace) -> Result<()> {
+/// Installs nextest unless it is there.
+pub fn ensure_nextest(workspace: &Workspace) -> Result<()> {
     if process::output(&mut workspace.cargo(&["nextest", "--version"])).is_ok() {
         return Ok(());
     }

@@ -1,0 +1,250 @@
+//! `cargo xtask lab`: the tests with real VMs once more, on Firecracker, on a host without
+//! KVM too.
+//!
+//! Firecracker needs KVM. So banger runs a VM whose processor has it, by emulation if it must
+//! be, and the same tests run in there with the real Firecracker. The tests, the programs and
+//! the image are copied in; nothing is built in there, and the VM goes when the run ends.
+//!
+//! ```text
+//! this host -> banger -> QEMU: the VM `lab` -> banger -> Firecracker: the VMs of the tests
+//! ```
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use lexopt::{Arg, ValueExt};
+use tempfile::TempDir;
+
+use crate::bench::home::Home;
+use crate::commands::test;
+use crate::summary::{Outcome, Summary};
+use crate::workspace::{Profile, Workspace};
+use crate::{artifacts, junit, process};
+
+/// The VM that the tests run in.
+const VM: &str = "lab";
+/// What the tests need and the image has not.
+const PACKAGES: &str = "passt nftables uidmap e2fsprogs openssh-client iproute2 curl procps \
+    expect socat python3 kmod";
+/// Makes a host of the VM. The first line fails where the VM's processor has no
+/// virtualisation.
+const PREPARE: &str = "modprobe kvm_amd 2>/dev/null || modprobe kvm_intel || exit 1
+set -e
+modprobe tun
+getent group kvm >/dev/null || groupadd --system kvm
+chgrp kvm /dev/kvm
+chmod 660 /dev/kvm
+chmod 666 /dev/net/tun
+apt-get -q update
+DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends \"$@\"";
+/// Runs the tests: `$1` is the workspace, whose path in the VM is the one that the tests were
+/// built with, and what follows are words for nextest.
+const RUN: &str = "cd \"$1\"
+shift
+export BANGER_TEST_ENGINE=firecracker BANGER_TEST_PATIENCE=3
+export BANGER_TEST_BIN=/root/lab/bin BANGER_TEST_ARTIFACTS=/root/lab/store
+exec /root/lab/cargo-nextest nextest run --archive-file /root/lab/tests.tar.zst \
+    --config-file /root/lab/nextest.toml --no-tests=pass \"$@\"";
+/// nextest's config in the VM. Everything in a VM in a VM takes its time.
+const CONFIG: &str = "[profile.default]
+fail-fast = false
+slow-timeout = { period = \"300s\", terminate-after = 6 }
+[profile.default.junit]
+path = \"junit.xml\"
+store-success-output = true
+[test-groups.vm]
+max-threads = 2
+[[profile.default.overrides]]
+filter = \"all()\"
+test-group = \"vm\"
+";
+/// QEMU whose emulated processor has virtualisation too: what KVM needs, and what banger
+/// itself has no use for.
+const QEMU: &str = "#!/bin/bash
+words=()
+for word in \"$@\"; do
+    [ \"$word\" = max,-erms,-fsrm ] && word=max,+svm,+npt
+    words+=(\"$word\")
+done
+exec qemu-system-x86_64 \"${words[@]}\"
+";
+
+/// Runs it and prints the summary.
+pub fn run(workspace: &Workspace, mut arguments: lexopt::Parser) -> Result<ExitCode> {
+    let mut firecracker = None;
+    let mut words = Vec::new();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Arg::Long("firecracker") => firecracker = Some(PathBuf::from(arguments.value()?)),
+            // What stands behind `--`, all of it.
+            Arg::Value(word) => {
+                words.push(word.string()?);
+                for word in arguments.raw_args()? {
+                    words.push(word.string()?);
+                }
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let firecracker = firecracker.context("which Firecracker? Say --firecracker PATH")?;
+    test::ensure_nextest(workspace)?;
+    let agent = workspace.build_agent()?;
+    let built = workspace.build_host_programs(Profile::Dev)?;
+    let programs = artifacts::programs(workspace, &built, &agent)?;
+    let mut summary = Summary::default();
+    let begin = Instant::now();
+    let outcome = tests(workspace, &programs, &firecracker, &words);
+    summary.add("firecracker", begin.elapsed(), outcome);
+    print!("{summary}");
+    Ok(match summary.is_good() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// The tests on this Firecracker; `words` are for nextest and choose among them.
+pub fn tests(
+    workspace: &Workspace,
+    programs: &Path,
+    firecracker: &Path,
+    words: &[String],
+) -> Result<Outcome> {
+    if !firecracker.is_file() {
+        bail!("there is no Firecracker at `{}`", firecracker.display());
+    }
+    let store = artifacts::store(workspace, programs)?;
+    let parts = Parts::gather(workspace, programs, firecracker)?;
+    // Everybody may look into it: root's engines are other users.
+    let qemu = TempDir::with_prefix("bgr-qemu-")?;
+    fs::set_permissions(qemu.path(), fs::Permissions::from_mode(0o755))?;
+    let program = qemu.path().join("qemu");
+    fs::write(&program, QEMU)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+
+    let home = Home::new(programs, &store, artifacts::IMAGE)?;
+    // The tests in there have the network that every banger has by default, so the VM around
+    // them is to be in another one.
+    home.configure(&format!(
+        "vmm = \"qemu\"\nqemu_bin = \"{}\"\ncidr = \"10.77.0.0/24\"\n",
+        program.display()
+    ))?;
+    let size = ["--vcpu=2", "--memory=6G", "--disk-size=24G"];
+    let create = ["vm", "create", "--name", VM];
+    process::run(home.banger(&create).args(size))?;
+    process::run(exec(&home, PREPARE).args(PACKAGES.split_whitespace()))
+        .context("the VM could not be made a host")?;
+    copy_in(&home, &parts, &store, workspace)?;
+    let ran = process::run(exec(&home, RUN).arg(&workspace.root).args(words));
+    let results = workspace.root.join("target/nextest/default/junit.xml");
+    let xml = home.text(&["vm", "exec", VM, "--", "cat", &results.to_string_lossy()]);
+    let Ok(xml) = xml else {
+        ran?;
+        bail!("nextest left no results");
+    };
+    let tests = junit::parse(&xml)?;
+    if tests.failed.is_empty() {
+        // A failure that is no test's.
+        ran?;
+    }
+    Ok(Outcome::Tests(tests))
+}
+
+/// A script in the VM, which gets the arguments that are added.
+fn exec(home: &Home, script: &str) -> Command {
+    home.banger(&["vm", "exec", VM, "--", "sh", "-c", script, "lab"])
+}
+
+/// What is copied into the VM beside the image and the sources.
+struct Parts(TempDir);
+
+impl Parts {
+    fn gather(workspace: &Workspace, programs: &Path, firecracker: &Path) -> Result<Self> {
+        let parts = Self(TempDir::with_prefix_in("lab-", &workspace.target)?);
+        let root = parts.0.path();
+        let archive = root.join("tests.tar.zst");
+        let words = [
+            "nextest",
+            "archive",
+            "--package=banger-e2e",
+            "--archive-file",
+        ];
+        process::run(workspace.cargo(&words).arg(&archive))?;
+        fs::create_dir(root.join("bin"))?;
+        for entry in fs::read_dir(programs)? {
+            let program = entry?.path();
+            let to = root
+                .join("bin")
+                .join(program.file_name().context("it is listed")?);
+            // Nobody debugs in there, and a hundred MB less are to be copied.
+            process::run(Command::new("strip").arg("-o").arg(&to).arg(&program))?;
+        }
+        fs::copy(firecracker, root.join("firecracker"))?;
+        let jailer = firecracker.with_file_name("jailer");
+        if jailer.is_file() {
+            fs::copy(jailer, root.join("jailer"))?;
+        }
+        fs::copy(nextest()?, root.join("cargo-nextest"))?;
+        fs::write(root.join("nextest.toml"), CONFIG)?;
+        Ok(parts)
+    }
+}
+
+/// The program behind `cargo nextest`, which runs without cargo.
+fn nextest() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo/bin"));
+    std::env::split_paths(&path)
+        .chain(home)
+        .map(|directory| directory.join("cargo-nextest"))
+        .find(|program| program.is_file())
+        .context("cargo-nextest is not in PATH")
+}
+
+fn copy_in(home: &Home, parts: &Parts, store: &Path, workspace: &Workspace) -> Result<()> {
+    let into = |directory: &str, from: &Path, files: &[&str]| {
+        let mut tar = Command::new("tar");
+        tar.args([
+            "--create",
+            "--sparse",
+            "--owner=0",
+            "--group=0",
+            "--directory",
+        ]);
+        tar.arg(from).args(files);
+        pour(&mut tar, home, directory)
+    };
+    into("/root/lab", parts.0.path(), &["."])?;
+    into("/root/lab/store", store, &["."])?;
+    let listed = process::output(
+        Command::new("git")
+            .arg("-C")
+            .arg(&workspace.root)
+            .arg("ls-files"),
+    )?;
+    let files: Vec<&str> = listed.lines().collect();
+    into(&workspace.root.to_string_lossy(), &workspace.root, &files)?;
+    let install = "cd /root/lab && install -t /usr/local/bin firecracker \
+        && { [ ! -e jailer ] || install -t /usr/local/bin jailer; }";
+    process::run(&mut exec(home, install))
+}
+
+/// Unpacks what `tar` writes into a directory of the VM.
+fn pour(tar: &mut Command, home: &Home, directory: &str) -> Result<()> {
+    let mut tar = tar
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("could not start `tar`")?;
+    let stream = tar.stdout.take().context("its output is piped")?;
+    let unpack = "mkdir -p \"$1\" && exec tar --extract --sparse --directory \"$1\"";
+    let unpacked = process::run(exec(home, unpack).arg(directory).stdin(stream));
+    let status = tar.wait()?;
+    unpacked?;
+    match status.success() {
+        true => Ok(()),
+        false => bail!("`tar` failed: {status}"),
+    }
+}
