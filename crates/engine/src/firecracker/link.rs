@@ -85,7 +85,9 @@ impl Drop for Door {
 async fn answer_knocks(listener: UnixListener, tell: watch::Sender<()>) {
     loop {
         match listener.accept().await {
-            Ok(_) => drop(tell.send_replace(())),
+            Ok(_) => {
+                tell.send_replace(());
+            }
             Err(error) => {
                 tracing::debug!(%error, "could not hear the agent's knock");
                 tokio::time::sleep(PAUSE).await;
