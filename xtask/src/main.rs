@@ -10,6 +10,7 @@ mod bench;
 mod commands;
 mod junit;
 mod process;
+mod room;
 mod summary;
 mod workspace;
 

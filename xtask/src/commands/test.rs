@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::commands::{lab, lint};
 use crate::process;
+use crate::room;
 use crate::summary::{Outcome, Skipped, Summary};
 use crate::workspace::{AGENT, Workspace};
 use crate::{artifacts, junit};
@@ -78,6 +79,9 @@ pub fn run(workspace: &Workspace, mut arguments: lexopt::Parser) -> Result<ExitC
     }
     let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
 
+    if only.is_empty() {
+        room::require(workspace)?;
+    }
     ensure_nextest(workspace)?;
     if wanted("dependencies") || wanted("advisories") {
         lint::ensure_deny(workspace)?;
