@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
 use tokio_util::sync::CancellationToken;
 
-use crate::debian::release::show_sha256;
+use crate::hash::show_sha256;
 use crate::progress::Reporter;
 use crate::tarball::{End, Entry, Reader, TarError};
 
@@ -107,11 +107,6 @@ pub struct BundleSource<R> {
     pub progress: Reporter,
     /// What it is, for the progress.
     pub what: String,
-}
-
-/// The hash that 64 hexadecimal digits say, with or without `sha256:` before them.
-pub fn parse_hash(text: &str) -> Option<[u8; 32]> {
-    crate::debian::release::parse_sha256(text.strip_prefix("sha256:").unwrap_or(text))
 }
 
 /// What is read of a bundle: its entries, checked.

@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
-use crate::debian::release::{Expected, show_sha256};
 use crate::disk::{self, DiskError};
+use crate::hash::{Expected, show_sha256};
 use crate::progress::Reporter;
 
 pub(crate) use arrival::{Arrival, BrokenOff, StartedAnew};

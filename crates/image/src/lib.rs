@@ -27,6 +27,7 @@ mod elsewhere;
 mod ext4;
 mod firecracker;
 mod flight;
+mod hash;
 mod image;
 mod kernel;
 mod manifest;
@@ -37,7 +38,7 @@ mod store;
 mod tarball;
 mod tool;
 
-pub use bundle::{BundleError, BundleSource, Packer, parse_hash};
+pub use bundle::{BundleError, BundleSource, Packer};
 pub use catalog::default_kernel;
 pub use check::checks;
 pub use elsewhere::ElsewhereError;
@@ -45,6 +46,7 @@ pub use firecracker::{
     AnyError, InstallError, Installed, Installer, InstallerConfig, InvalidSha256, Judge, Release,
     Sha256Sum, Source, Upload,
 };
+pub use hash::parse_hash;
 pub use image::ImageError;
 pub use kernel::KernelError;
 pub use manifest::{Elsewhere, KernelManifest, Manifest};

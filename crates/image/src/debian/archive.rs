@@ -11,9 +11,10 @@ use super::control::{self, Paragraph, Paragraphs};
 use super::deb;
 use super::keyring::Keyring;
 use super::policy::Policy;
-use super::release::{self, Expected, Release, ReleaseError};
+use super::release::{Release, ReleaseError};
 use super::sources::Source;
 use crate::download::{DownloadError, Downloads};
+use crate::hash::{Expected, parse_sha256, show_sha256};
 use crate::progress::Reporter;
 
 /// Largest `InRelease` that is read; Debian's own are 200 KiB.
@@ -199,7 +200,7 @@ async fn fetch_index(
         };
         let by_hash = format!(
             "{base}/{directory}/by-hash/SHA256/{}",
-            release::show_sha256(&expected.sha256)
+            show_sha256(&expected.sha256)
         );
         let by_name = format!("{base}/{path}");
         let first = if release.by_hash { &by_hash } else { &by_name };
@@ -252,7 +253,7 @@ fn parse_package(paragraph: &Paragraph) -> Option<Package> {
             .unwrap_or_default(),
         filename: filename.to_owned(),
         expected: Expected {
-            sha256: release::parse_sha256(paragraph.get("SHA256")?)?,
+            sha256: parse_sha256(paragraph.get("SHA256")?)?,
             size: paragraph.get("Size")?.parse().ok()?,
         },
     })

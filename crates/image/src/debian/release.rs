@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::control;
 use super::keyring::{Keyring, SignatureError};
 use super::policy::Policy;
+use crate::hash::{Expected, parse_sha256};
 
 /// How far a release's date may be ahead of this host's clock: apt's own `Max-FutureTime`.
 const FUTURE: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
@@ -42,15 +43,6 @@ pub(crate) enum ReleaseError {
         /// The host's time.
         now: Timestamp,
     },
-}
-
-/// What a file of the suite must look like.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Expected {
-    /// Its SHA-256.
-    pub(crate) sha256: [u8; 32],
-    /// Its length.
-    pub(crate) size: u64,
 }
 
 /// A release that was checked.
@@ -129,21 +121,4 @@ fn parse_hashes(text: &str) -> Option<BTreeMap<String, Expected>> {
             Some((words.next()?.to_owned(), Expected { sha256, size }))
         })
         .collect()
-}
-
-/// 64 hex digits.
-pub(crate) fn parse_sha256(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut hash = [0; 32];
-    for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    }
-    Some(hash)
-}
-
-/// 64 lower-case hex digits.
-pub(crate) fn show_sha256(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -18,9 +18,10 @@ use tokio::task::JoinHandle;
 use super::archive::{ArchiveError, Suite};
 use super::keyring::Keyring;
 use super::policy::Policy;
-use super::release::{Release, ReleaseError, show_sha256};
+use super::release::{Release, ReleaseError};
 use super::sources::Source;
 use crate::download::{DownloadError, Downloads};
+use crate::hash::show_sha256;
 use crate::progress::Reporter;
 
 fn key() -> SignedSecretKey {

@@ -30,11 +30,11 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::debian::release::Expected;
 use crate::disk;
 use crate::download::{DownloadError, Downloads};
 use crate::draft::{self, Draft};
 use crate::flight::{FlightError, Flights};
+use crate::hash::Expected;
 use crate::manifest::MANIFEST_FILE;
 use crate::progress::Reporter;
 

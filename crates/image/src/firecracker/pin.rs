@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::InstallError;
-use crate::debian::release::{parse_sha256, show_sha256};
+use crate::hash::{parse_sha256, show_sha256};
 
 /// The version of the release.
 const VERSION: &str = "1.16.1";

@@ -12,7 +12,7 @@ use super::{
     first_half, initramfs, keep_boot_modules, require_release, step, tree, write_modules_disk,
 };
 use crate::bundle::{Bundle, BundleError, BundleSource};
-use crate::debian::release::show_sha256;
+use crate::hash::show_sha256;
 use crate::manifest::{self, KernelManifest};
 use crate::store::ImportError;
 use crate::tool::{self, DEPMOD};

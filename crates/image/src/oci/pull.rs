@@ -15,9 +15,9 @@ use super::convert::{self, Origin, Unpublished};
 use super::document::{self, Config, Descriptor, Document, Manifest};
 use super::registry::Registry;
 use super::{OciError, PullRequest, step};
-use crate::debian::release::Expected;
 use crate::disk;
 use crate::download::{Arrival, DownloadError, Downloads};
+use crate::hash::Expected;
 use crate::progress::Reporter;
 
 /// Layers that are fetched at the same time.

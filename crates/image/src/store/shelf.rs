@@ -15,10 +15,10 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::{Image, Store, StoreError, io_error, read_manifest};
-use crate::debian::release::show_sha256;
 use crate::disk::DiskError;
 use crate::draft;
 use crate::elsewhere::{self, ElsewhereError};
+use crate::hash::show_sha256;
 use crate::image::{ROOTFS, WORK_SEED};
 use crate::manifest::{self, Elsewhere, KernelManifest, Manifest};
 use crate::oci::PullRequest;
