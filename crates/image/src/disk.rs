@@ -8,6 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,8 @@ use crate::tool::{self, MKE2FS, ToolError};
 
 /// Room that must be left on the file system beyond what a clone takes.
 const RESERVE: u64 = 64 << 20;
+/// Bytes written between two looks at the room that is left.
+const LOOK_EVERY: u64 = 64 << 20;
 /// Smallest disk that can hold an ext4 file system with a journal.
 pub const SMALLEST: ByteSize = ByteSize::from_mib(16);
 /// Changed whenever templates are made in another way, so that old ones are not used.
@@ -64,6 +67,21 @@ pub enum DiskError {
         /// Bytes needed.
         needed: u64,
     },
+    /// The file system is getting full while something is written.
+    #[error(
+        "the file system that it is written to has {} MiB left, and {} MiB are needed",
+        free >> 20,
+        needed >> 20
+    )]
+    Full {
+        /// Bytes free.
+        free: u64,
+        /// Bytes needed to go on.
+        needed: u64,
+    },
+    /// It cannot be told whether there is room.
+    #[error("could not ask the file system for its free space")]
+    Room(#[source] io::Error),
     /// A file operation failed.
     #[error("could not {action} `{path}`")]
     Io {
@@ -83,11 +101,12 @@ impl DiskError {
         match self {
             Self::TooSmall { .. } | Self::SmallerThanSeed { .. } => ErrorKind::Invalid,
             Self::NoRoom { .. }
+            | Self::Full { .. }
             | Self::Format {
                 source: ToolError::Missing { .. },
                 ..
             } => ErrorKind::Precondition,
-            Self::Format { .. } | Self::Io { .. } => ErrorKind::Failed,
+            Self::Format { .. } | Self::Room(_) | Self::Io { .. } => ErrorKind::Failed,
         }
     }
 
@@ -96,7 +115,7 @@ impl DiskError {
         match self {
             Self::Format { source, .. } => source.hint(),
             Self::SmallerThanSeed { least, .. } => Some(format!("`--disk-size {least}`")),
-            Self::NoRoom { .. } => {
+            Self::NoRoom { .. } | Self::Full { .. } => {
                 Some("free some space, or move banger's state elsewhere".to_owned())
             }
             _ => None,
@@ -227,7 +246,7 @@ fn copy_by_hand(source: &File, target: &File, start: u64, end: u64) -> io::Resul
 pub(crate) fn require_room(path: &Path, bytes: u64) -> Result<(), DiskError> {
     let directory = path.parent().unwrap_or(path);
     let free = free_space(directory).map_err(io_error("ask for the free space of", directory))?;
-    let needed = bytes + RESERVE;
+    let needed = bytes.saturating_add(RESERVE);
     if free < needed {
         return Err(DiskError::NoRoom {
             path: path.to_owned(),
@@ -236,6 +255,30 @@ pub(crate) fn require_room(path: &Path, bytes: u64) -> Result<(), DiskError> {
         });
     }
     Ok(())
+}
+
+/// Looks every so often, while a file is written, whether its file system will not be full.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    /// Bytes that may be written before the next look.
+    until_look: u64,
+}
+
+impl Room {
+    /// Refuses to write `bytes` more to `file` if that would fill its file system.
+    pub(crate) fn before(&mut self, file: &impl AsFd, bytes: u64) -> Result<(), DiskError> {
+        if self.until_look < bytes {
+            let stat = rustix::fs::fstatvfs(file).map_err(|error| DiskError::Room(error.into()))?;
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let needed = bytes.saturating_add(LOOK_EVERY).saturating_add(RESERVE);
+            if free < needed {
+                return Err(DiskError::Full { free, needed });
+            }
+            self.until_look = bytes.saturating_add(LOOK_EVERY);
+        }
+        self.until_look -= bytes;
+        Ok(())
+    }
 }
 
 /// Bytes that this user may still write to the file system of `directory`.

@@ -4,32 +4,25 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use crate::disk;
+use crate::disk::Room;
 
 /// What is written or left out in one piece.
 const BLOCK: usize = 64 << 10;
-/// Bytes written between two looks at the room that is left.
-const LOOK_EVERY: u64 = 64 << 20;
 
-/// Copies all of `from` into the empty file `to`, which is in `directory`; returns its length.
+/// Copies all of `from` into the empty file `to`; returns its length.
 ///
 /// # Errors
 /// Reading or writing fails, or the file system would be full.
-pub(crate) fn copy(from: &mut impl Read, to: &mut File, directory: &Path) -> io::Result<u64> {
+pub(crate) fn copy(from: &mut impl Read, to: &mut File) -> io::Result<u64> {
     let mut buffer = vec![0; BLOCK];
     let mut length = 0;
-    let mut until_look = 0;
+    let mut room = Room::default();
     loop {
         let count = fill(from, &mut buffer)?;
         let block = &buffer[..count];
         if block.iter().any(|byte| *byte != 0) {
-            if until_look < count as u64 {
-                disk::require_room(&directory.join("x"), LOOK_EVERY).map_err(io::Error::other)?;
-                until_look = LOOK_EVERY;
-            }
-            until_look -= count as u64;
+            room.before(to, count as u64).map_err(io::Error::other)?;
             to.write_all_at(block, length)?;
         }
         length += count as u64;
@@ -65,7 +58,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut file = tempfile::tempfile_in(directory.path()).unwrap();
         let mut stream = io::repeat(0).take(64 << 20).chain(&b"end"[..]);
-        let length = copy(&mut stream, &mut file, directory.path()).unwrap();
+        let length = copy(&mut stream, &mut file).unwrap();
         assert_eq!(length, (64 << 20) + 3);
         assert!(file.metadata().unwrap().blocks() * 512 <= 2 * BLOCK as u64);
     }
@@ -81,7 +74,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("file");
             let mut file = File::create_new(&path).unwrap();
-            let length = copy(&mut &content[..], &mut file, directory.path()).unwrap();
+            let length = copy(&mut &content[..], &mut file).unwrap();
             prop_assert_eq!(length, content.len() as u64);
             prop_assert_eq!(std::fs::read(&path).unwrap(), content);
         }

@@ -129,7 +129,7 @@ impl<R: Read> Reader<R> {
                 return Ok(None);
             };
             let size = header.entry_size().map_err(|_| TarError::Header)?;
-            self.begin_content(size);
+            self.begin_content(size)?;
             match header.entry_type() {
                 EntryType::XHeader => {
                     let own = parse_records(&self.extension(&mut room)?)?;
@@ -150,7 +150,7 @@ impl<R: Read> Reader<R> {
                         entry.size = map.real_size();
                         entry.sparse = Some(map);
                     }
-                    self.begin_content(stored);
+                    self.begin_content(stored)?;
                     if Sparse::is_before_content(&records) {
                         let map = Sparse::of_content(entry.size, self)?;
                         entry.sparse = Some(map);
@@ -224,9 +224,11 @@ impl<R: Read> Reader<R> {
         Content(self)
     }
 
-    fn begin_content(&mut self, size: u64) {
+    fn begin_content(&mut self, size: u64) -> Result<(), TarError> {
+        let whole = size.checked_next_multiple_of(BLOCK);
+        self.padding = whole.ok_or(TarError::Header)? - size;
         self.left = size;
-        self.padding = size.next_multiple_of(BLOCK) - size;
+        Ok(())
     }
 
     fn skip_rest(&mut self) -> Result<(), TarError> {

@@ -118,6 +118,11 @@ impl Inode {
         }
     }
 
+    /// Bytes of memory that it takes besides itself.
+    pub(super) fn memory(&self) -> usize {
+        self.attributes.as_ref().map_or(0, |bytes| bytes.len() + 16)
+    }
+
     pub(super) fn is_directory(&self) -> bool {
         self.mode & mode::TYPE == mode::DIRECTORY
     }

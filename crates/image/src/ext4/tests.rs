@@ -386,6 +386,61 @@ fn attributes_of_every_size_read_back() {
 }
 
 #[test]
+fn memory_for_names_and_what_belongs_to_them_is_bounded() {
+    const LIMIT: usize = 1 << 20;
+    let attribute = |number: u32| Attributes {
+        extended: vec![(b"user.x".to_vec(), number.to_string().into_bytes())],
+        ..Attributes::default()
+    };
+    type Step<'a> = &'a dyn Fn(&mut Writer, u32) -> Result<(), Ext4Error>;
+    let kinds: [Step<'_>; 6] = [
+        &|writer, number| {
+            let path = format!("{}{number}", "n".repeat(240));
+            writer.file(path.as_bytes(), &attributes(0), &mut io::empty(), 0)
+        },
+        &|writer, number| writer.directory(format!("{number}").as_bytes(), &attribute(number)),
+        &|writer, number| {
+            let path = format!("{number}/{}d", "d/".repeat(2000));
+            writer.directory(path.as_bytes(), &attributes(0))
+        },
+        &|writer, number| {
+            let target = format!("{}{number}", "t".repeat(4000));
+            writer.symlink(
+                number.to_string().as_bytes(),
+                &attributes(0),
+                target.as_bytes(),
+            )
+        },
+        &|writer, number| {
+            let path = format!("f{}", number / 60_000);
+            match number.is_multiple_of(60_000) {
+                true => writer.file(path.as_bytes(), &attributes(0), &mut io::empty(), 0),
+                false => writer.hard_link(number.to_string().as_bytes(), path.as_bytes()),
+            }
+        },
+        &|writer, number| {
+            // Each takes the place of the one before, so that nothing more is needed.
+            writer.directory(b"same/below", &attribute(number))?;
+            writer.file(b"same", &attribute(number), &mut io::empty(), 0)?;
+            writer.directory(b"same", &attribute(number))
+        },
+    ];
+    for (kind, make) in kinds.iter().enumerate() {
+        let mut writer = Writer::new(tempfile::tempfile().unwrap(), [7; 16]);
+        writer.limit_memory(LIMIT);
+        let refused = (0..20_000).find_map(|number| make(&mut writer, number).err());
+        match (kind, refused) {
+            (5, None) => {}
+            (0..5, Some(Ext4Error::TooMuch)) => {}
+            (_, other) => panic!("{kind}: {other:?}"),
+        }
+        let (counted, anew) = writer.memory();
+        assert_eq!(counted, anew, "{kind}");
+        assert!(counted <= LIMIT, "{kind}: {counted}");
+    }
+}
+
+#[test]
 fn paths_that_cannot_be_are_refused() {
     let Some((_directory, disk)) = workplace() else {
         return;
@@ -606,6 +661,8 @@ proptest! {
         let Some((directory, disk)) = workplace() else { return Ok(()) };
         let mut writer = writer(&disk);
         let model = play(&steps, &mut writer);
+        let (counted, anew) = writer.memory();
+        prop_assert_eq!(counted, anew);
         let summary = writer.finish().unwrap();
         require_clean(&disk);
 

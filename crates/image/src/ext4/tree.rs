@@ -10,7 +10,7 @@
 //! whatever comes first in the layer.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::inode::{Attributes, Inode, mode};
 use super::writer::{Ext4Error, shown};
@@ -18,8 +18,21 @@ use super::writer::{Ext4Error, shown};
 pub(super) const ROOT: u32 = 2;
 /// First inode that is not reserved; `lost+found` by convention.
 pub(super) const FIRST_INODE: u32 = 11;
-/// Most inodes of one file system: each takes some 250 bytes of memory.
-const MOST_INODES: usize = 1 << 22;
+/// Most bytes of memory for names, inodes, targets and attributes, as the costs below count them:
+/// enough for two million files. Whoever makes an image decides how many it has, so this must not
+/// be more than a host can spare.
+pub(super) const MOST_MEMORY: usize = 512 << 20;
+/// What an inode takes, whether it is in use or free again.
+const INODE_COST: usize = size_of::<Option<Inode>>() + size_of::<u32>();
+/// What a name takes besides its text: its place in a tree whose nodes are half full, and the
+/// allocation of the text.
+const NAME_COST: usize = 2 * size_of::<(Box<[u8]>, Name)>() + 16;
+/// What a directory takes before it has more than a few names: a whole node, and its own place.
+const DIRECTORY_COST: usize = 12 * size_of::<(Box<[u8]>, Name)>() + 2 * size_of::<(u32, Names)>();
+/// What a long target takes besides its text.
+const TARGET_COST: usize = 2 * size_of::<(u32, Box<[u8]>)>() + 16;
+/// Most that one step adds after it was looked whether there is room.
+const STEP_COST: usize = 16 << 10;
 /// Most symbolic links that are followed on one path, as in the kernel.
 const MOST_FOLLOWED: usize = 40;
 /// Longest path that the kernel takes (`PATH_MAX`, with its zero byte).
@@ -63,6 +76,11 @@ pub(super) struct Tree {
     /// Targets of those symbolic links that are too long for their inodes.
     targets: BTreeMap<u32, Box<[u8]>>,
     layer: u16,
+    /// Directories below which nothing is left of the layers below the current one.
+    bare: BTreeSet<u32>,
+    /// Bytes of memory that all of it takes, and the most that it may take.
+    memory: usize,
+    most_memory: usize,
 }
 
 impl Tree {
@@ -74,6 +92,9 @@ impl Tree {
             directories: BTreeMap::new(),
             targets: BTreeMap::new(),
             layer: 0,
+            bare: BTreeSet::new(),
+            memory: 0,
+            most_memory: MOST_MEMORY,
         };
         tree.inodes[ROOT as usize - 1] = Some(plain_directory());
         tree.directories.insert(ROOT, Names::new());
@@ -83,6 +104,7 @@ impl Tree {
     /// What comes from here on is of another layer; `None` if there were too many.
     pub(super) fn begin_layer(&mut self) -> Option<()> {
         self.layer = self.layer.checked_add(1)?;
+        self.bare.clear();
         Some(())
     }
 
@@ -113,6 +135,7 @@ impl Tree {
     /// Where `path` ends, `None` for the root. Missing directories on the way are made, and
     /// those that are there are of the current layer from now on.
     pub(super) fn place<'a>(&mut self, path: &'a [u8]) -> Result<Option<Place<'a>>, Ext4Error> {
+        self.require_memory()?;
         let (way, last) = split(path)?;
         let Some(name) = last else { return Ok(None) };
         let (directory, depth) = self
@@ -144,22 +167,49 @@ impl Tree {
 
     /// Adds an inode that has no name yet.
     pub(super) fn add(&mut self, inode: Inode) -> Result<u32, Ext4Error> {
+        self.require_memory()?;
+        self.memory += inode.memory();
         if let Some(number) = self.vacant.pop() {
             self.inodes[number as usize - 1] = Some(inode);
             return Ok(number);
         }
-        if self.inodes.len() >= MOST_INODES {
-            return Err(Ext4Error::TooManyFiles);
-        }
+        self.memory += INODE_COST;
         self.inodes.push(Some(inode));
-        Ok(u32::try_from(self.inodes.len()).expect("less than MOST_INODES"))
+        Ok(u32::try_from(self.inodes.len()).expect("memory is not for so many"))
     }
 
     /// Adds `inode` as an empty directory.
     pub(super) fn add_directory(&mut self, inode: Inode) -> Result<u32, Ext4Error> {
         let number = self.add(inode)?;
+        self.memory += DIRECTORY_COST;
         self.directories.insert(number, Names::new());
         Ok(number)
+    }
+
+    /// What is counted of the memory, and what it is when counted anew.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> (usize, usize) {
+        let inodes = self.inodes.iter().skip(FIRST_INODE as usize - 1);
+        let mut memory = 0;
+        for inode in inodes {
+            memory += INODE_COST + inode.as_ref().map_or(0, Inode::memory);
+        }
+        for (number, names) in &self.directories {
+            memory += if *number == ROOT { 0 } else { DIRECTORY_COST };
+            memory += names
+                .keys()
+                .map(|text| NAME_COST + text.len())
+                .sum::<usize>();
+        }
+        for target in self.targets.values() {
+            memory += TARGET_COST + target.len();
+        }
+        (self.memory, memory)
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit_memory(&mut self, bytes: usize) {
+        self.most_memory = bytes;
     }
 
     /// Names `inode` at `place`, in place of what had that name.
@@ -171,10 +221,21 @@ impl Tree {
         };
         self.names_mut(place.directory)
             .insert(place.name.into(), name);
+        self.memory += NAME_COST + place.name.len();
         if self.is_directory(inode) {
             self.inode_mut(place.directory).links += 1;
         }
         freed
+    }
+
+    /// Another inode in the place of a directory's.
+    pub(super) fn replace_directory(&mut self, number: u32, inode: Inode) -> Inode {
+        self.memory += inode.memory();
+        let slot = self.inode_mut(number);
+        let links = slot.links;
+        let old = std::mem::replace(slot, Inode { links, ..inode });
+        self.memory -= old.memory();
+        old
     }
 
     /// The name is the current layer's from now on.
@@ -188,6 +249,7 @@ impl Tree {
     /// Remembers the target of a symbolic link that does not fit into its inode.
     pub(super) fn keep_target(&mut self, number: u32, target: &[u8]) {
         self.targets.insert(number, target.into());
+        self.memory += TARGET_COST + target.len();
     }
 
     /// Removes what has that name, with everything below it.
@@ -196,6 +258,7 @@ impl Tree {
         let Some(name) = self.names_mut(place.directory).remove(place.name) else {
             return freed;
         };
+        self.memory -= NAME_COST + place.name.len();
         if self.is_directory(name.inode) {
             self.inode_mut(place.directory).links -= 1;
         }
@@ -203,17 +266,33 @@ impl Tree {
         while let Some(number) = doomed.pop() {
             let names = self.directories.remove(&number);
             let is_directory = names.is_some();
-            doomed.extend(names.into_iter().flatten().map(|(_, name)| name.inode));
+            for (text, name) in names.into_iter().flatten() {
+                self.memory -= NAME_COST + text.len();
+                doomed.push(name.inode);
+            }
             let inode = self.inode_mut(number);
             inode.links -= 1;
             if inode.links == 0 || is_directory {
                 freed.push(inode.blocks);
-                self.inodes[number as usize - 1] = None;
-                self.targets.remove(&number);
-                self.vacant.push(number);
+                self.forget(number);
             }
         }
         freed
+    }
+
+    /// The number is free for another inode.
+    fn forget(&mut self, number: u32) {
+        let inode = self.inodes[number as usize - 1].take();
+        let inode = inode.expect("a name refers to an inode that is there");
+        self.memory -= inode.memory();
+        if inode.is_directory() {
+            self.memory -= DIRECTORY_COST;
+        }
+        if let Some(target) = self.targets.remove(&number) {
+            self.memory -= TARGET_COST + target.len();
+        }
+        self.bare.remove(&number);
+        self.vacant.push(number);
     }
 
     /// Removes what layers below the current one left at that name, and keeps what the current
@@ -236,6 +315,10 @@ impl Tree {
             let Some(names) = self.directories.get(&number) else {
                 continue;
             };
+            // Layers below bring nothing any more: what is once bare stays so.
+            if !self.bare.insert(number) {
+                continue;
+            }
             let mut lower = Vec::new();
             for (text, name) in names {
                 match name.layer == self.layer {
@@ -325,6 +408,14 @@ impl Tree {
         match self.targets.get(&number) {
             Some(target) => Some(target),
             None => inode.block.get(..usize::try_from(inode.size).ok()?),
+        }
+    }
+
+    /// Refuses to go on when memory for one more step is not there.
+    fn require_memory(&self) -> Result<(), Ext4Error> {
+        match self.memory + STEP_COST <= self.most_memory {
+            true => Ok(()),
+            false => Err(Ext4Error::TooMuch),
         }
     }
 

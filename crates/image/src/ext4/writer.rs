@@ -10,8 +10,9 @@ use super::block::Blocks;
 use super::directory::{self, Entry};
 use super::extent::{self, Extent};
 use super::inode::{self, Attributes, Device, Inode, mode};
-use super::tree::{self, FIRST_INODE, Freed, Place, ROOT, Tree};
+use super::tree::{self, FIRST_INODE, Freed, MOST_MEMORY, Place, ROOT, Tree};
 use super::{BLOCK, BLOCKS_PER_GROUP, INODES_PER_BLOCK, attribute, low16, low32, put16, put32};
+use crate::disk::DiskError;
 
 /// Blocks kept for group descriptors: enough for 8192 groups, which are 1 TiB.
 const DESCRIPTOR_BLOCKS: u64 = 64;
@@ -37,6 +38,9 @@ pub(crate) enum Ext4Error {
     /// The disk's file could not be written.
     #[error("could not write the file system")]
     Write(#[source] io::Error),
+    /// There is no room for it.
+    #[error(transparent)]
+    Room(DiskError),
     /// A file's content could not be read.
     #[error("could not read the content of `{}`", path.display())]
     Read {
@@ -105,6 +109,17 @@ pub(crate) enum Ext4Error {
     /// More files than the disk's groups can hold.
     #[error("there are too many files for one file system")]
     TooManyFiles,
+    /// Names, attributes and the like that memory is not to be filled with.
+    #[error("it would take more than {} MiB of memory to keep its names", MOST_MEMORY >> 20)]
+    TooMuch,
+}
+
+/// What stands in the way of writing.
+fn write_error(error: io::Error) -> Ext4Error {
+    match error.downcast() {
+        Ok(room) => Ext4Error::Room(room),
+        Err(error) => Ext4Error::Write(error),
+    }
 }
 
 /// What was written.
@@ -139,6 +154,16 @@ impl Writer {
             .directory(b"lost+found", &lost_and_found)
             .expect("the first directory is made without any write");
         writer
+    }
+
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> (usize, usize) {
+        self.tree.memory()
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit_memory(&mut self, bytes: usize) {
+        self.tree.limit_memory(bytes);
     }
 
     /// Makes the directory `path`, or changes the attributes of the one that is there.
@@ -182,7 +207,7 @@ impl Writer {
         let start = self.blocks.next();
         let mut inode = self.new_inode(path, mode::FILE, attributes)?;
         let extents = self.copy(path, content, size)?;
-        inode.block = extent::root(&extents, &mut self.blocks).map_err(Ext4Error::Write)?;
+        inode.block = extent::root(&extents, &mut self.blocks).map_err(write_error)?;
         inode.flags = inode::EXTENTS;
         inode.size = size;
         inode.blocks = (start, self.blocks.next() - start);
@@ -212,9 +237,9 @@ impl Writer {
             inode.block[..target.len()].copy_from_slice(target);
         } else {
             let mut extents = Vec::new();
-            let block = self.blocks.append(target).map_err(Ext4Error::Write)?;
+            let block = self.blocks.append(target).map_err(write_error)?;
             extent::push(&mut extents, 0, block, 1);
-            inode.block = extent::root(&extents, &mut self.blocks).map_err(Ext4Error::Write)?;
+            inode.block = extent::root(&extents, &mut self.blocks).map_err(write_error)?;
             inode.flags = inode::EXTENTS;
         }
         inode.blocks = (start, self.blocks.next() - start);
@@ -290,6 +315,12 @@ impl Writer {
         Ok(place.map_or_else(as_written, |place| place.depth))
     }
 
+    /// Bytes of the disk that all files take by now, with their attributes and the ends of their
+    /// last blocks.
+    pub(crate) fn size_on_disk(&self) -> u64 {
+        self.blocks.kept() * BLOCK as u64
+    }
+
     /// What is written from here on is of a layer above all that was written before.
     pub(crate) fn begin_layer(&mut self) -> Result<(), Ext4Error> {
         self.tree.begin_layer().ok_or(Ext4Error::TooManyLayers)
@@ -330,11 +361,11 @@ impl Writer {
             .skip(FIRST_INODE as usize - 1)
             .flatten()
             .count() as u64;
-        self.write_metadata(&layout).map_err(Ext4Error::Write)?;
+        self.write_metadata(&layout).map_err(write_error)?;
         self.blocks
             .finish(layout.total)
             .and_then(|file| file.sync_all())
-            .map_err(Ext4Error::Write)?;
+            .map_err(write_error)?;
         Ok(Summary { length, inodes })
     }
 
@@ -390,7 +421,7 @@ impl Writer {
         logical: &mut u32,
         block: &[u8],
     ) -> Result<(), Ext4Error> {
-        let physical = self.blocks.append(block).map_err(Ext4Error::Write)?;
+        let physical = self.blocks.append(block).map_err(write_error)?;
         extent::push(extents, *logical, physical, 1);
         *logical += 1;
         Ok(())
@@ -415,7 +446,7 @@ impl Writer {
             Placed::None => {}
             Placed::Inode(bytes) => inode.attributes = Some(bytes),
             Placed::Block(bytes) => {
-                inode.attribute_block = self.blocks.append(&bytes[..]).map_err(Ext4Error::Write)?;
+                inode.attribute_block = self.blocks.append(&bytes[..]).map_err(write_error)?;
             }
         }
         Ok(inode)
@@ -436,15 +467,13 @@ impl Writer {
     }
 
     fn replace_directory(&mut self, number: u32, inode: Inode) -> Result<(), Ext4Error> {
-        let slot = self.tree.inode_mut(number);
-        let links = slot.links;
-        let old = std::mem::replace(slot, Inode { links, ..inode });
+        let old = self.tree.replace_directory(number, inode);
         self.free(vec![old.blocks])
     }
 
     fn free(&mut self, freed: Freed) -> Result<(), Ext4Error> {
         for (start, count) in freed {
-            self.blocks.free(start, count).map_err(Ext4Error::Write)?;
+            self.blocks.free(start, count).map_err(write_error)?;
         }
         Ok(())
     }
@@ -469,20 +498,22 @@ impl Writer {
                 kind: self.tree.inode(child).map_or(0, Inode::entry_type),
                 name,
             });
-            let bytes = directory::encode(entries);
             let start = self.blocks.next();
-            let count = (bytes.len() / BLOCK) as u64;
-            let mut extents = Vec::new();
-            for (logical, block) in (0..).zip(bytes.chunks(BLOCK)) {
-                let physical = self.blocks.append(block).map_err(Ext4Error::Write)?;
-                extent::push(&mut extents, logical, physical, 1);
-            }
-            let root = extent::root(&extents, &mut self.blocks).map_err(Ext4Error::Write)?;
+            let (mut extents, mut count) = (Vec::new(), 0);
+            let blocks = &mut self.blocks;
+            let written = directory::encode(entries, |block| -> io::Result<()> {
+                let physical = blocks.append(block)?;
+                extent::push(&mut extents, count, physical, 1);
+                count += 1;
+                Ok(())
+            });
+            written.map_err(write_error)?;
+            let root = extent::root(&extents, &mut self.blocks).map_err(write_error)?;
             let total = self.blocks.next() - start;
             let inode = self.tree.inode_mut(*number);
             inode.block = root;
             inode.flags = inode::EXTENTS;
-            inode.size = count * BLOCK as u64;
+            inode.size = u64::from(count) * BLOCK as u64;
             inode.blocks.1 += total;
             // `dir_nlink`: a directory with more subdirectories than can be counted has 1.
             if inode.links >= MOST_LINKS {
@@ -532,7 +563,7 @@ impl Writer {
             layout.data_end - 1 - DESCRIPTOR_BLOCKS,
         );
         for (start, count) in self.blocks.freed() {
-            usage.clear(*start, *count);
+            usage.clear(start, count);
         }
         usage.set(
             layout.data_end,

@@ -19,6 +19,9 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Files that say which distribution this is, and how much of them is read.
 const OS_RELEASE: [&[u8]; 2] = [b"etc/os-release", b"usr/lib/os-release"];
 const LONGEST_OS_RELEASE: u64 = 16 << 10;
+/// What the ends of files' last blocks, attributes and targets may take on the disk, however small
+/// the files are; beyond it as much as the files.
+const OVERHEAD: u64 = 64 << 20;
 
 /// Why a layer cannot be laid over the others.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +86,10 @@ impl Merge {
         let mut reader = Reader::new(stream, End::Anywhere);
         while let Some(mut entry) = reader.next_entry()? {
             self.take(&mut entry, &mut reader)?;
+            let most = self.limit.saturating_mul(2).saturating_add(OVERHEAD);
+            if self.writer.size_on_disk() > most {
+                return Err(MergeError::TooLarge { limit: self.limit });
+            }
         }
         Ok(())
     }

@@ -129,7 +129,7 @@ impl Store {
         while let Some(part) = bundle.next(limit)? {
             let path = draft.path().join(&part.name);
             let mut file = File::create_new(&path).map_err(step("create the image's file"))?;
-            sparse::copy(&mut bundle.content(), &mut file, &images)
+            sparse::copy(&mut bundle.content(), &mut file)
                 .map_err(step("write the image's file"))?;
             file.sync_all().map_err(step("write the image's file"))?;
             if part.name == ROOTFS && part.length != said.rootfs_length {

@@ -374,7 +374,7 @@ impl Store {
                 report: &|count| progress.bytes(&what, count, Some(length)),
                 cancel,
             };
-            let written = sparse::copy(&mut counted, draft.as_file_mut(), &directory);
+            let written = sparse::copy(&mut counted, draft.as_file_mut());
             written.map_err(|error| match cancel.is_cancelled() {
                 true => ChangeError::Cancelled,
                 false => step("copy the image")(error),
