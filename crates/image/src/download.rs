@@ -32,7 +32,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 4;
 /// Wait before the second attempt; doubled for each further one.
 const BACKOFF: Duration = Duration::from_millis(250);
-/// A server that sends less than this in [`PACE_TIME`] is as good as gone.
+/// A server that sends less than this in [`PACE_TIME`], or before it breaks off, is as good as gone.
 const PACE: u64 = 64 << 10;
 const PACE_TIME: Duration = Duration::from_secs(60);
 
@@ -197,6 +197,40 @@ pub(crate) struct Downloads {
     origin: Arc<dyn Origin>,
     directory: PathBuf,
     backoff: Duration,
+    pace_time: Duration,
+}
+
+/// Whether a server sends at a rate at which the file will be there some day.
+struct Pace<'a> {
+    url: &'a str,
+    time: Duration,
+    since: Instant,
+    bytes: u64,
+}
+
+impl<'a> Pace<'a> {
+    fn new(url: &'a str, time: Duration) -> Self {
+        Self {
+            url,
+            time,
+            since: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// Counts what came, and refuses to go on for so little.
+    fn came(&mut self, bytes: usize) -> Result<(), DownloadError> {
+        self.bytes += bytes as u64;
+        if self.since.elapsed() > self.time {
+            if self.bytes < PACE {
+                return Err(DownloadError::Slow {
+                    url: self.url.to_owned(),
+                });
+            }
+            *self = Self::new(self.url, self.time);
+        }
+        Ok(())
+    }
 }
 
 impl Downloads {
@@ -212,6 +246,7 @@ impl Downloads {
             origin,
             directory,
             backoff: BACKOFF,
+            pace_time: PACE_TIME,
         }
     }
 
@@ -232,11 +267,13 @@ impl Downloads {
     async fn text_once(&self, url: &str, limit: u64) -> Result<String, DownloadError> {
         let mut response = self.origin.get(url, 0).await?;
         let mut bytes = Vec::new();
+        let mut pace = Pace::new(url, self.pace_time);
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|source| transfer(url, source))?
         {
+            pace.came(chunk.len())?;
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > limit {
                 return Err(DownloadError::TooLong {
@@ -355,13 +392,17 @@ impl Downloads {
                 Err(error) => error,
             };
             let is_slow = matches!(error, DownloadError::Slow { .. });
-            failures = match part.length > before && !is_slow {
+            // A server that breaks off after a byte each time would never be given up.
+            failures = match part.length >= before + PACE && !is_slow {
                 true => 1,
                 false => failures + 1,
             };
             if !error.is_passing() {
-                // What is there is of no use to anybody.
-                let _ = tokio::fs::remove_file(&part.path).await;
+                // Whoever is let in later goes on with what is there; else it is of no use.
+                let is_of_use = part.length > 0 && matches!(error, DownloadError::Access(_));
+                if !is_of_use {
+                    let _ = tokio::fs::remove_file(&part.path).await;
+                }
                 return Err(error);
             }
             if failures >= ATTEMPTS {
@@ -387,20 +428,13 @@ impl Downloads {
                 response = self.origin.get(url, 0).await?;
             }
         }
-        let mut pace = (Instant::now(), part.length);
+        let mut pace = Pace::new(url, self.pace_time);
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|source| transfer(url, source))?
         {
-            if pace.0.elapsed() > PACE_TIME {
-                if part.length - pace.1 < PACE {
-                    return Err(DownloadError::Slow {
-                        url: url.to_owned(),
-                    });
-                }
-                pace = (Instant::now(), part.length);
-            }
+            pace.came(chunk.len())?;
             if part.length + chunk.len() as u64 > expected.size {
                 return Err(DownloadError::TooLong {
                     url: url.to_owned(),

@@ -1,6 +1,7 @@
 //! A server on the loopback that answers as a test tells it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -22,6 +23,10 @@ pub(crate) enum Answer {
     /// The announced length, but only so many bytes of it; then nothing, for as long as the
     /// server lives.
     Hold(usize),
+    /// Of the range that was asked for only so many bytes; then the connection breaks.
+    Bite(usize),
+    /// A byte at a time, with pauses, for as long as anybody listens.
+    Dribble(Duration),
 }
 
 pub(crate) struct Server {
@@ -62,6 +67,16 @@ impl Server {
                 let (head, body) = reply(&content, &answer, range);
                 let head = format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
                 stream.write_all(head.as_bytes()).await.unwrap();
+                if let Answer::Dribble(pause) = answer {
+                    for byte in body {
+                        if stream.write_all(&[byte]).await.is_err() || stream.flush().await.is_err()
+                        {
+                            break;
+                        }
+                        tokio::time::sleep(pause).await;
+                    }
+                    continue;
+                }
                 // The client may have gone: that is its business.
                 let _ = stream.write_all(&body).await;
                 let _ = stream.flush().await;
@@ -98,6 +113,11 @@ fn reply(content: &[u8], answer: &Answer, range: Option<usize>) -> (String, Vec<
     match (answer, range) {
         (Answer::Range, Some(start)) => partial(start),
         (Answer::WrongRange, Some(start)) => partial(start - 1),
+        (Answer::Bite(count), start) => {
+            let (head, mut body) = partial(start.unwrap_or(0));
+            body.truncate(*count);
+            (head, body)
+        }
         (Answer::Cut(count) | Answer::Hold(count), _) => (
             format!("200 OK\r\nContent-Length: {length}"),
             content[..*count].to_vec(),

@@ -168,6 +168,54 @@ async fn a_server_that_always_fails_is_given_up() {
     assert_eq!(server.ranges().len(), ATTEMPTS as usize);
 }
 
+/// A server that is too slow for these downloads, which give it 20 ms for 64 KiB.
+async fn dribbling(content: &[u8]) -> (Server, tempfile::TempDir, Downloads) {
+    let answers = vec![Answer::Dribble(Duration::from_millis(5)); 20];
+    let server = Server::start(content.to_vec(), answers).await;
+    let (directory, mut downloads) = downloads();
+    downloads.pace_time = Duration::from_millis(20);
+    (server, directory, downloads)
+}
+
+#[tokio::test]
+async fn a_server_that_dribbles_is_given_up() {
+    let content = content();
+    let (server, _directory, downloads) = dribbling(&content).await;
+    let error = fetch(&server, &downloads, &content).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("{} sends less than 64 KiB in 60 seconds", server.url)
+    );
+    assert_eq!(server.ranges().len(), ATTEMPTS as usize);
+    let (server, _directory, downloads) = dribbling(&content).await;
+    let error = downloads.text(&server.url, 1 << 20).await.unwrap_err();
+    assert!(matches!(error, DownloadError::Slow { .. }), "{error:?}");
+    assert_eq!(server.ranges().len(), ATTEMPTS as usize);
+}
+
+#[tokio::test]
+async fn a_server_that_breaks_off_after_a_few_bytes_each_time_is_given_up() {
+    let content = content();
+    let few = vec![
+        Answer::Cut(1),
+        Answer::Bite(1),
+        Answer::Bite(1),
+        Answer::Bite(1),
+    ];
+    let server = Server::start(content.clone(), few).await;
+    let (_directory, downloads) = downloads();
+    let error = fetch(&server, &downloads, &content).await.unwrap_err();
+    assert!(error.is_passing(), "{error:?}");
+    assert_eq!(server.ranges(), [None, Some(1), Some(2), Some(3)]);
+    // One that gets somewhere each time is not.
+    let many = (0..20).map(|_| Answer::Bite(100_000));
+    let answers = [Answer::Cut(100_000)].into_iter().chain(many);
+    let server = Server::start(content.clone(), answers.collect()).await;
+    let (_directory, downloads) = self::downloads();
+    fetch(&server, &downloads, &content).await.unwrap();
+    assert_eq!(server.ranges().len(), 8);
+}
+
 #[tokio::test]
 async fn a_text_is_read_up_to_its_limit_and_only_if_it_is_text() {
     let (_directory, downloads) = downloads();

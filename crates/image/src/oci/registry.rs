@@ -494,9 +494,15 @@ impl Registry {
 #[async_trait]
 impl Origin for Registry {
     async fn get(&self, url: &str, from: u64) -> Result<Response, DownloadError> {
-        let response = self
-            .ask(url, |request| download::ranged(request, from))
-            .await
+        let asked = self.ask(url, |request| download::ranged(request, from));
+        // With the way by a server of tokens. What the answer brings has a pace of its own.
+        let asked = tokio::time::timeout(DOCUMENT_TIME, asked).await;
+        let response = asked
+            .unwrap_or_else(|_| {
+                Err(RegistryError::Slow {
+                    url: url.to_owned(),
+                })
+            })
             .map_err(|error| match error {
                 RegistryError::Transfer { url, source } => DownloadError::Transfer { url, source },
                 error => DownloadError::Access(Box::new(error)),
