@@ -17,12 +17,17 @@ use super::convert::{self, Origin};
 use super::document::{self, Config, Document, DocumentError};
 use super::layer::decompressed;
 use super::pull::require_digest;
+use super::wanted::Wanted;
 use super::{OciError, Shape, step};
+use crate::disk::DiskError;
 use crate::progress::Reporter;
+use crate::sparse;
 use crate::tarball::{End, Reader, TarError, shown};
 
 /// Most files that an archive of an image may have.
 const MOST_FILES: usize = 1 << 16;
+/// Longest path of a file in it, or of what it links to. Those of its makers have some 80 bytes.
+const LONGEST_PATH: usize = 512;
 /// Most symbolic links on the way to a file.
 const MOST_FOLLOWED: usize = 8;
 /// Most indexes on the way to an image.
@@ -34,9 +39,12 @@ pub(crate) enum ArchiveError {
     /// The file is no archive.
     #[error("it is no tar archive")]
     Tar(#[source] TarError),
-    /// It could not be decompressed.
+    /// It could not be read, or decompressed.
     #[error("it could not be decompressed")]
     Unpack(#[source] io::Error),
+    /// There is no room for what is decompressed.
+    #[error(transparent)]
+    Room(DiskError),
     /// It is larger than it may be when decompressed.
     #[error("it has more than {} MiB when decompressed", limit >> 20)]
     TooLarge {
@@ -46,6 +54,9 @@ pub(crate) enum ArchiveError {
     /// Too many files.
     #[error("it has more than {MOST_FILES} files, which no image's archive has")]
     TooManyFiles,
+    /// A path that is too long.
+    #[error("it has a path of more than {LONGEST_PATH} bytes, which no image's archive has")]
+    LongPath,
     /// It is an archive of something else.
     #[error("it has neither `manifest.json` nor `index.json`, so it holds no image")]
     NoImage,
@@ -77,7 +88,13 @@ pub(crate) fn make(
     progress: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<ImageId, OciError> {
-    let files = Files::open(archive, scratch)?;
+    let files = Files::open(archive, scratch, cancel).map_err(|error| {
+        // Whoever called it off knows why it ended.
+        match cancel.is_cancelled() {
+            true => OciError::Cancelled,
+            false => error,
+        }
+    })?;
     let image = files.image(shape.name.as_str())?;
     let layers = image.layers.into_iter();
     convert::convert(images, &image.origin, shape, layers, progress, cancel)?.publish(images)
@@ -111,7 +128,11 @@ struct Saved {
 }
 
 impl Files {
-    fn open(mut archive: File, scratch: &Path) -> Result<Self, OciError> {
+    fn open(
+        mut archive: File,
+        scratch: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Self, OciError> {
         let read_error = |source| OciError::from(ArchiveError::Unpack(source));
         let mut start = [0; 2];
         let is_short = archive.read_exact(&mut start).is_err();
@@ -120,9 +141,9 @@ impl Files {
             is_short || !matches!(start, [0x1f, 0x8b] | [0x28, 0xb5] | [0x50..=0x5f, 0x2a]);
         let file = match is_tar {
             true => archive,
-            false => unpack(archive, scratch)?,
+            false => unpack(archive, scratch, cancel)?,
         };
-        let places = places(&file)?;
+        let places = places(&file, cancel)?;
         Ok(Self {
             file: Arc::new(file),
             places,
@@ -254,32 +275,42 @@ fn blob(digest: &Digest) -> Vec<u8> {
 }
 
 /// Decompresses into a file without a name in `scratch`.
-fn unpack(mut archive: File, scratch: &Path) -> Result<File, OciError> {
+fn unpack(mut archive: File, scratch: &Path, cancel: &CancellationToken) -> Result<File, OciError> {
     let stored = archive.metadata().map_err(ArchiveError::Unpack)?.len();
     let limit = convert::most(stored);
     let mut file = tempfile::tempfile_in(scratch).map_err(step("decompress the archive"))?;
-    let mut stream = decompressed(&mut archive).map_err(ArchiveError::Unpack)?;
-    let copied = io::copy(&mut stream.by_ref().take(limit + 1), &mut file);
-    match copied.map_err(ArchiveError::Unpack)? > limit {
+    let stream = decompressed(&mut archive).map_err(ArchiveError::Unpack)?;
+    let mut stream = Wanted::new(stream, cancel).take(limit + 1);
+    let copied = sparse::copy(&mut stream, &mut file).map_err(|error| match error.downcast() {
+        Ok(room) => ArchiveError::Room(room),
+        Err(error) => ArchiveError::Unpack(error),
+    })?;
+    match copied > limit {
         true => Err(ArchiveError::TooLarge { limit }.into()),
         false => Ok(file),
     }
 }
 
 /// Where each file of the archive is.
-fn places(file: &File) -> Result<HashMap<Vec<u8>, Place>, ArchiveError> {
+fn places(
+    file: &File,
+    cancel: &CancellationToken,
+) -> Result<HashMap<Vec<u8>, Place>, ArchiveError> {
     let whole = Section {
         file: Arc::new(file.try_clone().map_err(ArchiveError::Unpack)?),
         at: 0,
         left: u64::MAX,
     };
     let counted = Counted {
-        stream: BufReader::with_capacity(1 << 18, whole),
+        stream: BufReader::with_capacity(1 << 18, Wanted::new(whole, cancel)),
         count: 0,
     };
     let mut reader = Reader::new(counted, End::Anywhere);
     let mut places = HashMap::new();
     while let Some(entry) = reader.next_entry().map_err(ArchiveError::Tar)? {
+        if entry.path.len().max(entry.link.len()) > LONGEST_PATH {
+            return Err(ArchiveError::LongPath);
+        }
         let Some(path) = normal(b"", &entry.path) else {
             continue;
         };
@@ -356,6 +387,67 @@ impl<R: Read> Read for Counted<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use tar::{EntryType, Header};
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file
+    }
+
+    fn opened(bytes: &[u8], cancel: &CancellationToken) -> Result<Files, OciError> {
+        Files::open(file(bytes), &std::env::temp_dir(), cancel)
+    }
+
+    #[test]
+    fn paths_that_no_image_has_take_no_memory() {
+        for (kind, length, is_taken) in [
+            (EntryType::Regular, LONGEST_PATH, true),
+            (EntryType::Regular, LONGEST_PATH + 1, false),
+            (EntryType::Symlink, LONGEST_PATH + 1, false),
+        ] {
+            let mut builder = tar::Builder::new(Vec::new());
+            let mut header = Header::new_gnu();
+            header.set_size(0);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            header.set_entry_type(kind);
+            let long = "x".repeat(length);
+            match kind {
+                EntryType::Symlink => builder.append_link(&mut header, "l", long).unwrap(),
+                _ => builder.append_data(&mut header, long, &b""[..]).unwrap(),
+            }
+            let archive = builder.into_inner().unwrap();
+            match (opened(&archive, &CancellationToken::new()), is_taken) {
+                (Ok(files), true) => assert_eq!(files.places.len(), 1),
+                (Err(OciError::Archive(ArchiveError::LongPath)), false) => {}
+                (other, _) => panic!("{length}: {:?}", other.map(|files| files.places.len())),
+            }
+        }
+    }
+
+    #[test]
+    fn an_archive_that_is_called_off_is_not_unpacked_to_its_end() {
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let zeros = zstd::encode_all(&vec![0; 1 << 20][..], 1).unwrap();
+        let images = tempfile::tempdir().unwrap();
+        for bytes in [zeros, vec![b'x'; 1 << 20]] {
+            let shape = Shape {
+                name: "app".parse().unwrap(),
+                kernel: "generic-6.12".parse().unwrap(),
+                limit: None,
+            };
+            let (reporter, scratch) = (Reporter::silent(), images.path());
+            let made = make(scratch, file(&bytes), scratch, &shape, &reporter, &cancel);
+            assert!(matches!(made, Err(OciError::Cancelled)), "{made:?}");
+        }
+        assert_eq!(std::fs::read_dir(images.path()).unwrap().count(), 0);
+    }
 
     #[test]
     fn links_of_an_archive_stay_in_it() {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::document::Config;
 use super::layer::{self, LayerError};
 use super::merge::Merge;
+use super::wanted::is_called_off;
 use super::{OciError, Shape, step};
 use crate::disk;
 use crate::download::{BrokenOff, StartedAnew};
@@ -69,9 +70,8 @@ pub(super) fn convert<R: Read + Send>(
             read: &mut read,
             told: None,
             tell: |read| progress.bytes(&what, read, Some(origin.stored)),
-            cancel,
         };
-        let length = layer::lay(&mut watched, diff_id, left, &mut merge)
+        let length = layer::lay(&mut watched, diff_id, left, &mut merge, cancel)
             .map_err(|source| of_layer(source, at + 1, count))?;
         left -= length;
     }
@@ -149,9 +149,7 @@ fn is_caused_by<E: std::error::Error + 'static>(error: &OciError) -> bool {
 
 fn of_layer(source: LayerError, number: usize, count: usize) -> OciError {
     match &source {
-        LayerError::Unpack(error) if error.get_ref().is_some_and(|inner| inner.is::<Called>()) => {
-            OciError::Cancelled
-        }
+        LayerError::Unpack(error) if is_called_off(error) => OciError::Cancelled,
         _ => OciError::Layer {
             number,
             count,
@@ -160,25 +158,16 @@ fn of_layer(source: LayerError, number: usize, count: usize) -> OciError {
     }
 }
 
-/// Work was called off.
-#[derive(Debug, thiserror::Error)]
-#[error("called off")]
-struct Called;
-
-/// Counts what is read, and ends when nobody wants it any more.
+/// Counts what is read, and tells of it.
 struct Watched<'a, R, F> {
     compressed: R,
     read: &'a mut u64,
     told: Option<Instant>,
     tell: F,
-    cancel: &'a CancellationToken,
 }
 
 impl<R: Read, F: FnMut(u64)> Read for Watched<'_, R, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other(Called));
-        }
         let count = self.compressed.read(buffer)?;
         *self.read += count as u64;
         if self.told.is_none_or(|told| told.elapsed() > SPEAK) || count == 0 {

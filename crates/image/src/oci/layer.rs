@@ -8,8 +8,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use banger_proto::reference::Digest;
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::merge::{Merge, MergeError};
+use super::wanted::Wanted;
 
 /// Bytes that the threads hand to each other at a time, and how often before one waits.
 const PIECE: usize = 256 << 10;
@@ -46,16 +48,17 @@ pub(crate) enum LayerError {
 }
 
 /// Lays the layer whose file is `compressed` into `merge`. At most `limit` bytes may come out of
-/// it; returns how many did.
+/// it; returns how many did. Ends when it is called off, however much comes out of little.
 pub(crate) fn lay(
     compressed: impl Read + Send,
     wanted: &Digest,
     limit: u64,
     merge: &mut Merge,
+    cancel: &CancellationToken,
 ) -> Result<u64, LayerError> {
     let (pieces, stream) = sync_channel(PIECES);
     let (unpacked, laid) = std::thread::scope(|scope| {
-        let unpacking = scope.spawn(move || unpack(compressed, limit, &pieces));
+        let unpacking = scope.spawn(move || unpack(compressed, limit, &pieces, cancel));
         let mut stream = Stream {
             pieces: stream,
             piece: Vec::new(),
@@ -93,8 +96,9 @@ fn unpack(
     compressed: impl Read,
     limit: u64,
     pieces: &SyncSender<Piece>,
+    cancel: &CancellationToken,
 ) -> Result<([u8; 32], u64), LayerError> {
-    let outcome = unpack_all(compressed, limit, pieces);
+    let outcome = unpack_all(compressed, limit, pieces, cancel);
     if outcome.is_err() {
         // The other end may have gone, and knows why.
         let _ = pieces.send(Err(()));
@@ -106,8 +110,10 @@ fn unpack_all(
     compressed: impl Read,
     limit: u64,
     pieces: &SyncSender<Piece>,
+    cancel: &CancellationToken,
 ) -> Result<([u8; 32], u64), LayerError> {
-    let mut stream = decompressed(compressed).map_err(LayerError::Unpack)?;
+    let stream = decompressed(compressed).map_err(LayerError::Unpack)?;
+    let mut stream = Wanted::new(stream, cancel);
     let mut hasher = Sha256::new();
     let mut length = 0;
     let mut is_wanted = true;
@@ -180,6 +186,7 @@ impl Read for Stream {
 mod tests {
     use super::*;
     use crate::ext4::Writer;
+    use crate::oci::wanted::is_called_off;
     use crate::tarball::TarError;
     use std::io::Write;
 
@@ -209,7 +216,13 @@ mod tests {
     fn lay_it(compressed: &[u8], wanted: &Digest, limit: u64) -> Result<u64, LayerError> {
         let file = tempfile::tempfile().unwrap();
         let mut merge = Merge::new(Writer::new(file, [1; 16]), u64::MAX);
-        lay(compressed, wanted, limit, &mut merge)
+        lay(
+            compressed,
+            wanted,
+            limit,
+            &mut merge,
+            &CancellationToken::new(),
+        )
     }
 
     #[test]
@@ -245,6 +258,20 @@ mod tests {
                 Err(LayerError::Merge(MergeError::Tar(TarError::Header)))
             ),
             "{rubbish:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_called_off_ends_however_much_is_to_come() {
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let file = tempfile::tempfile().unwrap();
+        let mut merge = Merge::new(Writer::new(file, [1; 16]), u64::MAX);
+        let endless = io::repeat(0);
+        let outcome = lay(endless, &digest(b""), u64::MAX, &mut merge, &cancel);
+        assert!(
+            matches!(&outcome, Err(LayerError::Unpack(error)) if is_called_off(error)),
+            "{outcome:?}"
         );
     }
 

@@ -22,6 +22,7 @@ mod pull;
 mod registry;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::error::Error;
 
@@ -33,9 +34,12 @@ use banger_proto::size::ByteSize;
 
 use crate::disk::DiskError;
 use crate::download::DownloadError;
+use crate::ext4::Ext4Error;
+use crate::tarball::TarError;
 use archive::ArchiveError;
 use document::DocumentError;
 use layer::LayerError;
+use merge::MergeError;
 use registry::RegistryError;
 
 pub(crate) use archive::make as make_from_archive;
@@ -165,8 +169,9 @@ impl OciError {
                 source: DownloadError::Access(error),
                 ..
             } => error.downcast_ref().map_or(ErrorKind::Failed, of_registry),
+            Self::Room(error) | Self::Archive(ArchiveError::Room(error)) => error.kind(),
             Self::Document { .. } | Self::Archive(_) => ErrorKind::Invalid,
-            Self::Room(error) => error.kind(),
+            Self::Layer { source, .. } => full(source).map_or(ErrorKind::Failed, DiskError::kind),
             Self::Cancelled => ErrorKind::Cancelled,
             _ => ErrorKind::Failed,
         }
@@ -183,10 +188,12 @@ impl OciError {
                 source: DownloadError::Room(error),
                 ..
             }
+            | Self::Archive(ArchiveError::Room(error))
             | Self::Room(error) => error.hint(),
             Self::Layer { source, .. } if is_too_large(source) => Some(
                 "if you trust it and know how large it is, allow more with `--size`".to_owned(),
             ),
+            Self::Layer { source, .. } => full(source).and_then(DiskError::hint),
             _ => None,
         }
     }
@@ -195,8 +202,19 @@ impl OciError {
 fn is_too_large(error: &LayerError) -> bool {
     matches!(
         error,
-        LayerError::Expands { .. } | LayerError::Merge(merge::MergeError::TooLarge { .. })
+        LayerError::Expands { .. } | LayerError::Merge(MergeError::TooLarge { .. })
     )
+}
+
+/// The want of room that kept a layer from being written.
+fn full(error: &LayerError) -> Option<&DiskError> {
+    match error {
+        LayerError::Merge(
+            MergeError::Ext4(Ext4Error::Room(room))
+            | MergeError::Tar(TarError::Ext4(Ext4Error::Room(room))),
+        ) => Some(room),
+        _ => None,
+    }
 }
 
 fn of_registry(error: &RegistryError) -> ErrorKind {
