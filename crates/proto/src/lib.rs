@@ -1,6 +1,6 @@
 //! Types that cross a boundary: between the CLI and the daemon ([`api`]), between the
 //! daemon and the guest agent ([`agent`], [`frame`], [`hello`]), and the values that all
-//! of them share ([`id`], [`name`], [`reference`], [`size`]).
+//! of them share ([`id`], [`name`], [`mod@reference`], [`size`]).
 //!
 //! Nothing in here does I/O, and nothing in here knows which side it runs on.
 
