@@ -26,15 +26,34 @@ pub(crate) use arrival::{Arrival, BrokenOff, StartedAnew};
 
 /// Longest time to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(15);
-/// Longest time without a single byte.
-const IDLE: Duration = Duration::from_secs(30);
 /// Attempts that may fail in a row without any progress.
 const ATTEMPTS: u32 = 4;
-/// Wait before the second attempt; doubled for each further one.
-const BACKOFF: Duration = Duration::from_millis(250);
-/// A server that sends less than this in [`PACE_TIME`], or before it breaks off, is as good as gone.
+/// A server that sends less than this in its time, or before it breaks off, is as good as gone.
 const PACE: u64 = 64 << 10;
-const PACE_TIME: Duration = Duration::from_secs(60);
+
+/// How long servers are waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Longest time without a single byte.
+    pub(crate) idle: Duration,
+    /// Time in which [`PACE`] bytes must come.
+    pub(crate) pace: Duration,
+    /// Longest time for a small document, however it dribbles in.
+    pub(crate) document: Duration,
+    /// Wait before the second attempt; doubled for each further one.
+    pub(crate) backoff: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(30),
+            pace: Duration::from_secs(60),
+            document: Duration::from_secs(60),
+            backoff: Duration::from_millis(250),
+        }
+    }
+}
 
 /// Why a download failed.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +89,12 @@ pub(crate) enum DownloadError {
         wanted: u64,
     },
     /// It comes at a rate at which it would never be whole.
-    #[error("{url} sends less than {} KiB in {} seconds", PACE >> 10, PACE_TIME.as_secs())]
+    #[error("{url} sends less than {} KiB in {time:?}", PACE >> 10)]
     Slow {
         /// From where.
         url: String,
+        /// The time that it was given.
+        time: Duration,
     },
     /// It is longer than it should be.
     #[error("what {url} sends is longer than the {limit} bytes that it should be")]
@@ -145,13 +166,16 @@ pub(crate) trait Origin: Send + Sync {
 }
 
 /// A client with this crate's limits. It follows redirections as `redirects` says.
-pub(crate) fn client(redirects: reqwest::redirect::Policy) -> Result<Client, DownloadError> {
+pub(crate) fn client(
+    redirects: reqwest::redirect::Policy,
+    patience: Patience,
+) -> Result<Client, DownloadError> {
     // Another part of the process may have chosen a provider already: any will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .user_agent(concat!("banger/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
-        .read_timeout(IDLE)
+        .read_timeout(patience.idle)
         .redirect(redirects)
         .build()
         .map_err(DownloadError::Client)
@@ -196,8 +220,7 @@ pub(crate) fn accept(response: Response, url: &str, from: u64) -> Result<Respons
 pub(crate) struct Downloads {
     origin: Arc<dyn Origin>,
     directory: PathBuf,
-    backoff: Duration,
-    pace_time: Duration,
+    patience: Patience,
 }
 
 /// Whether a server sends at a rate at which the file will be there some day.
@@ -225,6 +248,7 @@ impl<'a> Pace<'a> {
             if self.bytes < PACE {
                 return Err(DownloadError::Slow {
                     url: self.url.to_owned(),
+                    time: self.time,
                 });
             }
             *self = Self::new(self.url, self.time);
@@ -236,17 +260,25 @@ impl<'a> Pace<'a> {
 impl Downloads {
     /// Downloads into `directory`, which is there.
     pub(crate) fn new(directory: PathBuf) -> Result<Self, DownloadError> {
-        let client = client(reqwest::redirect::Policy::default())?;
-        Ok(Self::from_origin(Arc::new(Open(client)), directory))
+        let patience = Patience::default();
+        let client = client(reqwest::redirect::Policy::default(), patience)?;
+        Ok(Self::from_origin(
+            Arc::new(Open(client)),
+            directory,
+            patience,
+        ))
     }
 
     /// Downloads from `origin` into `directory`, which is there.
-    pub(crate) fn from_origin(origin: Arc<dyn Origin>, directory: PathBuf) -> Self {
+    pub(crate) fn from_origin(
+        origin: Arc<dyn Origin>,
+        directory: PathBuf,
+        patience: Patience,
+    ) -> Self {
         Self {
             origin,
             directory,
-            backoff: BACKOFF,
-            pace_time: PACE_TIME,
+            patience,
         }
     }
 
@@ -267,7 +299,7 @@ impl Downloads {
     async fn text_once(&self, url: &str, limit: u64) -> Result<String, DownloadError> {
         let mut response = self.origin.get(url, 0).await?;
         let mut bytes = Vec::new();
-        let mut pace = Pace::new(url, self.pace_time);
+        let mut pace = Pace::new(url, self.patience.pace);
         while let Some(chunk) = response
             .chunk()
             .await
@@ -428,7 +460,7 @@ impl Downloads {
                 response = self.origin.get(url, 0).await?;
             }
         }
-        let mut pace = Pace::new(url, self.pace_time);
+        let mut pace = Pace::new(url, self.patience.pace);
         while let Some(chunk) = response
             .chunk()
             .await
@@ -460,7 +492,7 @@ impl Downloads {
             attempt,
             "download failed, trying again"
         );
-        tokio::time::sleep(self.backoff * 2u32.pow(attempt.min(8) - 1)).await;
+        tokio::time::sleep(self.patience.backoff * 2u32.pow(attempt.min(8) - 1)).await;
     }
 }
 

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog;
+use crate::download::Patience;
 use crate::draft;
 use crate::elsewhere::{self, ElsewhereError};
 use crate::flight::{FlightError, Flights};
@@ -162,6 +163,7 @@ struct Shared {
     agent: Mutex<Option<HashedAgent>>,
     /// Held while what is there is changed.
     changes: Mutex<()>,
+    patience: Patience,
 }
 
 /// The agent's hash, as long as the file is the same.
@@ -174,6 +176,11 @@ impl Store {
     /// Opens the store: makes its directories and removes what makers that died left behind.
     /// Blocks for a few file operations.
     pub fn open(config: StoreConfig) -> Result<Self, StoreError> {
+        Self::open_with(config, Patience::default())
+    }
+
+    /// The same, with another patience with registries.
+    pub(crate) fn open_with(config: StoreConfig, patience: Patience) -> Result<Self, StoreError> {
         for directory in [
             config.images(),
             config.kernels(),
@@ -200,6 +207,7 @@ impl Store {
                 kernels: Flights::new(),
                 agent: Mutex::new(None),
                 changes: Mutex::new(()),
+                patience,
             }),
         })
     }
@@ -365,7 +373,7 @@ impl Store {
     ) -> Result<Image, ImageError> {
         let name = request.shape.name.clone();
         let resolved = tokio::select! {
-            resolved = oci::resolve(&request, &self.shared.layers) => resolved,
+            resolved = oci::resolve(&request, &self.shared.layers, self.shared.patience) => resolved,
             () = cancel.cancelled() => return Err(ImageError::Cancelled),
         };
         let resolved = resolved.map_err(OciFailure::from)?;

@@ -17,7 +17,7 @@ fn expected(content: &[u8]) -> Expected {
 fn downloads() -> (tempfile::TempDir, Downloads) {
     let directory = tempfile::tempdir().unwrap();
     let mut downloads = Downloads::new(directory.path().to_owned()).unwrap();
-    downloads.backoff = Duration::from_millis(1);
+    downloads.patience.backoff = Duration::from_millis(1);
     (directory, downloads)
 }
 
@@ -173,7 +173,7 @@ async fn dribbling(content: &[u8]) -> (Server, tempfile::TempDir, Downloads) {
     let answers = vec![Answer::Dribble(Duration::from_millis(5)); 20];
     let server = Server::start(content.to_vec(), answers).await;
     let (directory, mut downloads) = downloads();
-    downloads.pace_time = Duration::from_millis(20);
+    downloads.patience.pace = Duration::from_millis(20);
     (server, directory, downloads)
 }
 
@@ -184,7 +184,7 @@ async fn a_server_that_dribbles_is_given_up() {
     let error = fetch(&server, &downloads, &content).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("{} sends less than 64 KiB in 60 seconds", server.url)
+        format!("{} sends less than 64 KiB in 20ms", server.url)
     );
     assert_eq!(server.ranges().len(), ATTEMPTS as usize);
     let (server, _directory, downloads) = dribbling(&content).await;

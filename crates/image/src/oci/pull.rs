@@ -16,7 +16,7 @@ use super::document::{self, Config, Descriptor, Document, Manifest};
 use super::registry::Registry;
 use super::{OciError, PullRequest, step};
 use crate::disk;
-use crate::download::{Arrival, DownloadError, Downloads};
+use crate::download::{Arrival, DownloadError, Downloads, Patience};
 use crate::hash::Expected;
 use crate::progress::Reporter;
 
@@ -36,10 +36,14 @@ pub(crate) struct Resolved {
 }
 
 /// Asks the registry which image `request` means.
-pub(crate) async fn resolve(request: &PullRequest, cache: &Cache) -> Result<Resolved, OciError> {
+pub(crate) async fn resolve(
+    request: &PullRequest,
+    cache: &Cache,
+    patience: Patience,
+) -> Result<Resolved, OciError> {
     let name = request.reference.to_string();
-    let registry =
-        Registry::connect(&request.reference, request.insecure, request.auth.clone()).await?;
+    let auth = request.auth.clone();
+    let registry = Registry::connect(&request.reference, request.insecure, auth, patience).await?;
     let document_error = |source| OciError::Document {
         name: name.clone(),
         source,
@@ -226,7 +230,8 @@ fn fetch(
         arrivals: Vec::new(),
         tasks: JoinSet::new(),
     };
-    let downloads = Downloads::from_origin(registry.clone(), cache.directory().to_owned());
+    let directory = cache.directory().to_owned();
+    let downloads = Downloads::from_origin(registry.clone(), directory, registry.patience());
     let turns = Arc::new(Semaphore::new(PARALLEL));
     let mut digests: Vec<&Digest> = Vec::new();
     let count = layers.len();

@@ -18,16 +18,12 @@ use serde::Deserialize;
 
 use super::challenge::{self, Challenge};
 use super::document::{ACCEPTED, LARGEST};
-use crate::download::{self, DownloadError, Origin};
+use crate::download::{self, DownloadError, Origin, Patience};
 
 /// Most redirections that are followed.
 const MOST_REDIRECTS: usize = 5;
-/// Longest time for a document, however it dribbles in.
-const DOCUMENT_TIME: Duration = Duration::from_secs(60);
 /// Attempts to get a document.
 const ATTEMPTS: u32 = 4;
-/// Wait before the second attempt; doubled for each further one.
-const BACKOFF: Duration = Duration::from_millis(250);
 /// Longest message of a server that is shown.
 const LONGEST_MESSAGE: usize = 300;
 
@@ -129,10 +125,12 @@ pub(crate) enum RegistryError {
         url: String,
     },
     /// A document did not come in time.
-    #[error("{url} took longer than {} seconds", DOCUMENT_TIME.as_secs())]
+    #[error("{url} took longer than {time:?}")]
     Slow {
         /// From where.
         url: String,
+        /// The time that it was given.
+        time: Duration,
     },
 }
 
@@ -182,6 +180,7 @@ pub(crate) struct Registry {
     permit: Mutex<Option<HeaderValue>>,
     /// Whether the user takes its being listened to.
     insecure: bool,
+    patience: Patience,
 }
 
 impl Registry {
@@ -190,23 +189,24 @@ impl Registry {
         reference: &ImageReference,
         insecure: bool,
         auth: Option<RegistryAuth>,
+        patience: Patience,
     ) -> Result<Self, RegistryError> {
         let plain = insecure || reference.is_on_loopback();
-        let client = download::client(redirects(plain)).map_err(RegistryError::Client)?;
-        let token_client = download::client(Policy::none()).map_err(RegistryError::Client)?;
+        let client = download::client(redirects(plain), patience).map_err(RegistryError::Client)?;
+        let token_client =
+            download::client(Policy::none(), patience).map_err(RegistryError::Client)?;
         let host = reference.registry().to_owned();
         let address = match host.as_str() {
             // What Docker's registry calls itself is not where it is.
             "docker.io" => "registry-1.docker.io",
             other => other,
         };
-        let base =
-            reach(&client, address, plain)
-                .await
-                .map_err(|source| RegistryError::Connect {
-                    host: host.clone(),
-                    source: source.without_url(),
-                })?;
+        let base = reach(&client, address, plain, patience)
+            .await
+            .map_err(|source| RegistryError::Connect {
+                host: host.clone(),
+                source: source.without_url(),
+            })?;
         Ok(Self {
             client,
             token_client,
@@ -216,7 +216,13 @@ impl Registry {
             auth,
             permit: Mutex::new(None),
             insecure,
+            patience,
         })
+    }
+
+    /// How long it is waited for.
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
     }
 
     /// Where the blob `digest` is.
@@ -251,11 +257,12 @@ impl Registry {
         loop {
             attempt += 1;
             let once = self.document_once(url, target, accept);
-            let outcome = tokio::time::timeout(DOCUMENT_TIME, once)
+            let outcome = tokio::time::timeout(self.patience.document, once)
                 .await
                 .unwrap_or_else(|_| {
                     Err(RegistryError::Slow {
                         url: url.to_owned(),
+                        time: self.patience.document,
                     })
                 });
             match outcome {
@@ -265,7 +272,7 @@ impl Registry {
                         attempt,
                         "a registry's answer failed, asking again"
                     );
-                    tokio::time::sleep(BACKOFF * 2u32.pow(attempt - 1)).await;
+                    tokio::time::sleep(self.patience.backoff * 2u32.pow(attempt - 1)).await;
                 }
                 outcome => return outcome,
             }
@@ -496,11 +503,12 @@ impl Origin for Registry {
     async fn get(&self, url: &str, from: u64) -> Result<Response, DownloadError> {
         let asked = self.ask(url, |request| download::ranged(request, from));
         // With the way by a server of tokens. What the answer brings has a pace of its own.
-        let asked = tokio::time::timeout(DOCUMENT_TIME, asked).await;
+        let asked = tokio::time::timeout(self.patience.document, asked).await;
         let response = asked
             .unwrap_or_else(|_| {
                 Err(RegistryError::Slow {
                     url: url.to_owned(),
+                    time: self.patience.document,
                 })
             })
             .map_err(|error| match error {
@@ -542,7 +550,12 @@ fn redirects(plain: bool) -> Policy {
 }
 
 /// The registry's address: with TLS, or where that is not spoken and `plain` will do, without.
-async fn reach(client: &Client, host: &str, plain: bool) -> Result<Url, reqwest::Error> {
+async fn reach(
+    client: &Client,
+    host: &str,
+    plain: bool,
+    patience: Patience,
+) -> Result<Url, reqwest::Error> {
     let address = |scheme: &str| client.get(format!("{scheme}://{host}/v2/"));
     let base = |mut url: Url| {
         url.set_path("/");
@@ -570,7 +583,7 @@ async fn reach(client: &Client, host: &str, plain: bool) -> Result<Url, reqwest:
         if attempt >= ATTEMPTS || !(error.is_connect() || error.is_timeout()) {
             return Err(error);
         }
-        tokio::time::sleep(BACKOFF * 2u32.pow(attempt - 1)).await;
+        tokio::time::sleep(patience.backoff * 2u32.pow(attempt - 1)).await;
     }
 }
 

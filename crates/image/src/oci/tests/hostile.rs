@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use banger_proto::api::RegistryAuth;
 use banger_proto::error::ErrorKind;
 use serde_json::json;
 
 use super::image::{GZIP_LAYER, INDEX, Image, Layer, MANIFEST, descriptor, digest, gzip};
-use super::server::{Home, Reply, Server, in_words, request, request_for};
+use super::server::{Home, Reply, Sent, Server, in_words, request, request_for};
 use crate::ext4::read;
 
 /// Random enough that it does not compress to nothing.
@@ -123,10 +124,7 @@ async fn a_server_that_dies_half_way_is_asked_for_the_rest() {
     let times = AtomicUsize::new(0);
     let server = Server::serve(image, move |asked| {
         let first = asked.path == wanted && times.fetch_add(1, Ordering::SeqCst) == 0;
-        first.then(|| Reply {
-            cut: Some(100_000),
-            ..super::server::ordinary(&served, asked)
-        })
+        first.then(|| super::server::ordinary(&served, asked).sent(Sent::Cut(100_000)))
     })
     .await;
     let home = Home::new();
@@ -166,6 +164,237 @@ async fn a_wrong_layer_is_refused_and_not_kept() {
     ");
 }
 
+/// What is said of an image whose second layer comes in this way.
+async fn refusal_of_layer_sent(sent: Sent) -> String {
+    let image = small();
+    let (path, served) = (blob_path(&image, 1), image.clone());
+    let server = Server::serve(image, move |asked| {
+        let reply = || super::server::ordinary(&served, asked).sent(sent);
+        (asked.path == path).then(reply)
+    })
+    .await;
+    let (kind, words) = Home::impatient().refuses(&request(&server.address)).await;
+    assert_eq!(kind, ErrorKind::Failed);
+    steady(&words, &server)
+}
+
+#[tokio::test]
+async fn a_layer_that_does_not_end_or_does_not_come_is_given_up() {
+    let mut said = Vec::new();
+    for sent in [
+        Sent::Endlessly,
+        Sent::Slowly(Duration::from_millis(10)),
+        Sent::Slowly(Duration::from_secs(1000)),
+        Sent::Cut(10),
+    ] {
+        said.push(refusal_of_layer_sent(sent).await);
+    }
+    insta::assert_snapshot!(said.join("\n\n"), @r"
+    could not get layer 2 of 2
+    - what http://HOST/v2/app/blobs/sha256:HEX sends is longer than the 300656 bytes that it should be
+
+    could not get layer 2 of 2
+    - http://HOST/v2/app/blobs/sha256:HEX sends less than 64 KiB in 100ms
+
+    could not get layer 2 of 2
+    - could not download http://HOST/v2/app/blobs/sha256:HEX
+    - error decoding response body
+    - request or response body error
+    - operation timed out
+
+    could not get layer 2 of 2
+    - could not download http://HOST/v2/app/blobs/sha256:HEX
+    - error decoding response body
+    - request or response body error
+    - error reading a body from connection
+    - end of file before message length reached
+    ");
+}
+
+#[tokio::test]
+async fn a_document_that_does_not_come_in_time_is_given_up() {
+    let image = small();
+    let config = image.manifest["config"]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mut said = Vec::new();
+    for slow in ["/manifests/1".to_owned(), config] {
+        let served = image.clone();
+        let server = Server::serve(image.clone(), move |asked| {
+            let sent = Sent::Slowly(Duration::from_millis(10));
+            let reply = || super::server::ordinary(&served, asked).sent(sent);
+            asked.path.ends_with(&slow).then(reply)
+        })
+        .await;
+        let (kind, words) = Home::impatient().refuses(&request(&server.address)).await;
+        assert_eq!(kind, ErrorKind::Timeout);
+        said.push(steady(&words, &server));
+    }
+    insta::assert_snapshot!(said.join("\n\n"), @r"
+    http://HOST/v2/app/manifests/1 took longer than 100ms
+
+    http://HOST/v2/app/blobs/sha256:HEX took longer than 100ms
+    ");
+}
+
+/// A tar stream of one entry, whatever its header says.
+fn raw_entry(kind: tar::EntryType, path: &[u8], link: &[u8], size: u64, content: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..path.len()].copy_from_slice(path);
+    header.as_old_mut().linkname[..link.len()].copy_from_slice(link);
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes.extend([0; 1024]);
+    bytes
+}
+
+#[tokio::test]
+async fn layers_that_reach_out_or_make_no_sense_are_refused() {
+    use tar::EntryType::{Link, Regular, Symlink};
+    let entry =
+        |kind, path: &str, link: &str| raw_entry(kind, path.as_bytes(), link.as_bytes(), 0, b"");
+    let below_device = Layer::new()
+        .entry("null", tar::EntryType::Char, 0o666, (0, 0), None, b"")
+        .file("null/x", b"1")
+        .finish();
+    let tars = [
+        entry(Regular, "../../etc/passwd", ""),
+        entry(Regular, "a/../../x", ""),
+        entry(Symlink, "a", "../../etc"),
+        entry(Link, "a", "../../etc/passwd"),
+        entry(Link, "a", "/etc/passwd"),
+        entry(Symlink, "round", "round"),
+        entry(Regular, "a/.wh..", ""),
+        entry(tar::EntryType::new(b'S'), "sparse", ""),
+        entry(tar::EntryType::new(b'M'), "volume", ""),
+        below_device,
+        raw_entry(Regular, "short".as_bytes(), b"", 1 << 20, b"only this"),
+        raw_entry(Regular, "huge".as_bytes(), b"", u64::MAX, b""),
+        raw_entry(tar::EntryType::XHeader, b"pax", b"", 8, b"99 a=bcd"),
+        b"no archive at all".repeat(100),
+    ];
+    let mut said = Vec::new();
+    for tar in tars {
+        // Only where the layer below is a link to itself is there anything wrong with this one.
+        let above = Layer::new().file("round/x", b"1").finish();
+        let image = Image::of(&[tar, above]);
+        let server = Server::serve(image, |_| None).await;
+        let (_, words) = Home::new().refuses(&request(&server.address)).await;
+        said.push(words);
+    }
+    insta::assert_snapshot!(said.join("\n\n"), @r"
+    could not use layer 1 of 2
+    - the path `../../etc/passwd` leads out of the image
+
+    could not use layer 1 of 2
+    - the path `a/../../x` leads out of the image
+
+    could not use layer 1 of 2
+    - the symbolic link `a` leads out of the image: `../../etc`
+
+    could not use layer 1 of 2
+    - the path `../../etc/passwd` leads out of the image
+
+    could not use layer 1 of 2
+    - `a` is a hard link to `/etc/passwd`, which is not there or a directory
+
+    could not use layer 2 of 2
+    - there are too many symbolic links on the way to `round/x`
+
+    could not use layer 1 of 2
+    - the whiteout `a/.wh..` names nothing
+
+    could not use layer 1 of 2
+    - the archive has a damaged header
+
+    could not use layer 1 of 2
+    - the archive's entry `volume` is of a kind (`M`) that is not supported
+
+    could not use layer 1 of 2
+    - `null/x` lies below something that is not a directory
+
+    could not use layer 1 of 2
+    - the content of `short` ends early
+
+    could not use layer 1 of 2
+    - the archive has a damaged header
+
+    could not use layer 1 of 2
+    - the archive has a malformed extension
+
+    could not use layer 1 of 2
+    - the archive has a damaged header
+    ");
+}
+
+#[tokio::test]
+async fn layers_whose_bytes_are_right_and_whose_content_is_not_are_refused() {
+    let tar = Layer::new().file("data", &noise(100_000)).finish();
+    let whole = gzip(&tar);
+    let truncated = whole[..whole.len() / 2].to_vec();
+    let mut damaged = whole.clone();
+    let at = damaged.len() - 6;
+    damaged[at] ^= 1;
+    let other = gzip(&Layer::new().file("data", b"other").finish());
+    let zstd = zstd::encode_all(&tar[..], 1).unwrap();
+    let cut = zstd[..zstd.len() - 3].to_vec();
+    let mut said = Vec::new();
+    for blob in [truncated, damaged, other, cut, Vec::new()] {
+        let mut image = Image::of(&[Layer::new().finish(), tar.clone()]);
+        image.manifest["layers"][1] = descriptor(GZIP_LAYER, &blob);
+        image.blobs.insert(digest(&blob), blob);
+        let server = Server::serve(image, |_| None).await;
+        let (kind, words) = Home::new().refuses(&request(&server.address)).await;
+        assert_eq!(kind, ErrorKind::Failed);
+        said.push(steady(&words, &server));
+    }
+    insta::assert_snapshot!(said.join("\n\n"), @r"
+    could not use layer 2 of 2
+    - could not decompress it
+    - incomplete deflate stream
+
+    could not use layer 2 of 2
+    - could not decompress it
+    - corrupt gzip stream does not have a matching checksum
+
+    could not use layer 2 of 2
+    - it has the hash sha256:HEX when decompressed, and the image's config says sha256:HEX
+
+    could not use layer 2 of 2
+    - could not decompress it
+    - incomplete frame
+
+    could not use layer 2 of 2
+    - it has the hash sha256:HEX when decompressed, and the image's config says sha256:HEX
+    ");
+}
+
+#[tokio::test]
+async fn devices_and_pipes_of_a_layer_are_entries_and_nothing_on_this_host() {
+    let layer = Layer::new()
+        .entry("disk", tar::EntryType::Block, 0o660, (0, 6), None, b"")
+        .entry("pipe", tar::EntryType::Fifo, 0o600, (0, 0), None, b"");
+    let server = Server::serve(Image::of(&[layer.finish()]), |_| None).await;
+    let home = Home::new();
+    let pulled = home.pull(&request(&server.address)).await.unwrap();
+    let tree = read::tree(&pulled.rootfs);
+    assert_eq!(tree[&b"disk"[..]].device, Some((1, 3)));
+    assert_eq!(tree[&b"pipe"[..]].mode, 0o010_600);
+    for entry in home.files() {
+        let kind = std::fs::symlink_metadata(&entry).unwrap().file_type();
+        assert!(kind.is_file() || kind.is_dir(), "{entry:?}");
+    }
+}
+
 #[tokio::test]
 async fn documents_that_make_no_sense_are_refused() {
     let image = small();
@@ -183,6 +412,10 @@ async fn documents_that_make_no_sense_are_refused() {
     more["layers"].as_array_mut().unwrap().push(config.clone());
     let mut fewer = image.manifest.clone();
     fewer["layers"].as_array_mut().unwrap().pop();
+    let mut chart = image.manifest.clone();
+    chart["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
+    let mut sealed = image.manifest.clone();
+    sealed["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+encrypted");
     let documents = [
         json!("rubbish").to_string().into_bytes(),
         foreign.to_string().into_bytes(),
@@ -190,6 +423,8 @@ async fn documents_that_make_no_sense_are_refused() {
         negative.to_string().into_bytes(),
         more.to_string().into_bytes(),
         fewer.to_string().into_bytes(),
+        chart.to_string().into_bytes(),
+        sealed.to_string().into_bytes(),
         vec![b' '; 5 << 20],
     ];
     for document in documents {
@@ -221,6 +456,12 @@ async fn documents_that_make_no_sense_are_refused() {
 
     `HOST/app:1` is no image that banger can use
     - its manifest has 1 layers, and its config 2
+
+    `HOST/app:1` is no image that banger can use
+    - its config is of the type `application/vnd.cncf.helm.config.v1+json`, which is not one of an image
+
+    `HOST/app:1` is no image that banger can use
+    - its layer is of the type `application/vnd.oci.image.layer.v1.tar+encrypted`, which is not one of an image
 
     what http://HOST/v2/app/manifests/1 sends is larger than 4 MiB
     "#);

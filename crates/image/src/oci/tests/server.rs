@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use banger_proto::api::RegistryAuth;
 use banger_proto::error::ErrorKind;
@@ -10,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::image::{Image, MANIFEST, digest};
+use crate::download::Patience;
 use crate::image::ImageError;
 use crate::oci::{PullRequest, Shape};
 use crate::progress::Reporter;
@@ -45,8 +47,20 @@ pub(super) struct Reply {
     pub(super) status: &'static str,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
-    /// The connection breaks after so many bytes of the body.
-    pub(super) cut: Option<usize>,
+    pub(super) sent: Sent,
+}
+
+/// How the body is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sent {
+    /// As it should be.
+    Whole,
+    /// The connection breaks after so many bytes.
+    Cut(usize),
+    /// Again and again, without a length and without an end.
+    Endlessly,
+    /// A byte at a time, with pauses.
+    Slowly(Duration),
 }
 
 impl Reply {
@@ -55,8 +69,12 @@ impl Reply {
             status,
             headers: Vec::new(),
             body: body.into(),
-            cut: None,
+            sent: Sent::Whole,
         }
+    }
+
+    pub(super) fn sent(self, sent: Sent) -> Self {
+        Self { sent, ..self }
     }
 
     pub(super) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -178,21 +196,41 @@ async fn answer(
         };
         let reply = script(&asked);
         seen.lock().unwrap().push(asked);
-        let mut head = format!(
-            "HTTP/1.1 {}\r\ncontent-length: {}\r\n",
-            reply.status,
-            reply.body.len()
-        );
+        let mut head = match reply.sent {
+            Sent::Endlessly => format!(
+                "HTTP/1.1 {}\r\ntransfer-encoding: chunked\r\n",
+                reply.status
+            ),
+            _ => format!(
+                "HTTP/1.1 {}\r\ncontent-length: {}\r\n",
+                reply.status,
+                reply.body.len()
+            ),
+        };
         for (name, value) in &reply.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         stream.write_all(format!("{head}\r\n").as_bytes()).await?;
-        match reply.cut {
-            Some(cut) => {
-                stream.write_all(&reply.body[..cut]).await?;
+        match reply.sent {
+            Sent::Whole => stream.write_all(&reply.body).await?,
+            Sent::Cut(count) => {
+                stream.write_all(&reply.body[..count]).await?;
                 return stream.shutdown().await;
             }
-            None => stream.write_all(&reply.body).await?,
+            Sent::Endlessly => {
+                let chunk = format!("{:x}\r\n", reply.body.len());
+                let chunk = [chunk.as_bytes(), &reply.body, b"\r\n"].concat();
+                loop {
+                    stream.write_all(&chunk).await?;
+                }
+            }
+            Sent::Slowly(pause) => {
+                for byte in &reply.body {
+                    stream.write_all(&[*byte]).await?;
+                    stream.flush().await?;
+                    tokio::time::sleep(pause).await;
+                }
+            }
         }
     }
 }
@@ -205,13 +243,32 @@ pub(super) struct Home {
 
 impl Home {
     pub(super) fn new() -> Self {
+        Self::with_patience(Patience {
+            backoff: Duration::from_millis(1),
+            ..Patience::default()
+        })
+    }
+
+    /// One that gives servers a tenth of a second.
+    pub(super) fn impatient() -> Self {
+        let time = Duration::from_millis(100);
+        Self::with_patience(Patience {
+            idle: time,
+            pace: time,
+            document: time,
+            backoff: Duration::from_millis(1),
+        })
+    }
+
+    fn with_patience(patience: Patience) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(StoreConfig {
+        let config = StoreConfig {
             state_dir: directory.path().join("state"),
             cache_dir: directory.path().join("cache"),
             agent: directory.path().join("agent"),
             debian_mirror: None,
-        });
+        };
+        let store = Store::open_with(config, patience);
         Self {
             store: store.unwrap(),
             directory,
@@ -242,6 +299,22 @@ impl Home {
                 assert_eq!(digest(&std::fs::read(&path).unwrap()).hex(), name);
             }
         }
+    }
+
+    /// Everything in it.
+    pub(super) fn files(&self) -> Vec<std::path::PathBuf> {
+        let mut found = Vec::new();
+        let mut open = vec![self.directory.path().to_owned()];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() && !path.is_symlink() {
+                    open.push(path.clone());
+                }
+                found.push(path);
+            }
+        }
+        found
     }
 
     pub(super) fn cache(&self) -> std::path::PathBuf {
