@@ -3,4 +3,5 @@
 mod hostile;
 mod image;
 mod real;
+mod registry;
 mod server;

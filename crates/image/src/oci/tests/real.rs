@@ -3,85 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use tar::EntryType;
 
 use super::image::{Image, Layer};
+use super::registry::{Registry, run};
 use super::server::{Home, request_for};
 use crate::ext4::read::{self, ContentHash, Node};
 use crate::tool::Tool;
 
-const fn tool(name: &'static str, package: &'static str) -> Tool {
-    Tool { name, package }
-}
-const REGISTRY: Tool = tool("docker-registry", "docker-registry");
-const SKOPEO: Tool = tool("skopeo", "skopeo");
-const UMOCI: Tool = tool("umoci", "umoci");
-const E2FSCK: Tool = tool("e2fsck", "e2fsprogs");
+const UMOCI: Tool = Tool {
+    name: "umoci",
+    package: "umoci",
+};
+const E2FSCK: Tool = Tool {
+    name: "e2fsck",
+    package: "e2fsprogs",
+};
 const BUSYBOX: &str = "/bin/busybox";
-
-/// A `docker-registry` on the loopback, which ends with its value.
-struct Registry {
-    process: Child,
-    address: String,
-}
-
-impl Registry {
-    fn start(directory: &Path) -> Self {
-        let config = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http: {{addr: 127.0.0.1:0}}\n",
-            directory.join("registry").display()
-        );
-        let file = directory.join("registry.yml");
-        std::fs::write(&file, config).unwrap();
-        let mut process = banger_process::command(REGISTRY.find().unwrap())
-            .arg("serve")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        let address = loop {
-            line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                let end = rest.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));
-                break rest[..end.unwrap_or(rest.len())].to_owned();
-            }
-        };
-        // Whatever else it says is of no interest, and must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { process, address }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn run(tool: Tool, arguments: &[&OsStr]) {
-    let output = banger_process::command(tool.find().unwrap())
-        .args(arguments)
-        .output()
-        .unwrap();
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{} {arguments:?}: {words}",
-        tool.name
-    );
-}
 
 /// What `umoci` unpacked, in the words of our reader.
 fn unpacked(root: &Path) -> BTreeMap<Vec<u8>, Node> {
@@ -181,52 +125,49 @@ fn comparable(node: &Node) -> Node {
     node
 }
 
+/// A registry and a directory to work in; `None`, with a word, where the comparison cannot be made.
+fn workplace() -> Option<(Registry, tempfile::TempDir)> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can unpack an image with its owners and devices");
+        return None;
+    }
+    for tool in [UMOCI, E2FSCK] {
+        if let Err(error) = tool.find() {
+            eprintln!("skipped: {error}");
+            return None;
+        }
+    }
+    Some((Registry::start()?, tempfile::tempdir().unwrap()))
+}
+
 /// Puts an image of these layers into a real registry, pulls it, and compares it with what
 /// `umoci` unpacks.
 async fn same_as_umoci(layers: &[Vec<u8>]) {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can unpack an image with its owners and devices");
+    let Some((registry, directory)) = workplace() else {
         return;
-    }
-    for tool in [REGISTRY, SKOPEO, UMOCI, E2FSCK] {
-        if let Err(error) = tool.find() {
-            eprintln!("skipped: {error}");
-            return;
-        }
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let layout = directory.path().join("layout");
-    Image::of(layers).write_layout(&layout);
+    };
+    let (image, layout) = (Image::of(layers), directory.path().join("layout"));
+    image.write_layout(&layout);
     // Older versions of umoci know only one compression.
     let plain = directory.path().join("plain");
     Image::plain(layers).write_layout(&plain);
+    let pulled = require_same(&registry, &layout, &plain).await;
+    // The registry had the layers as they are, each compressed in its own way.
+    let digest = super::image::digest(&image.manifest_bytes());
+    assert_eq!(pulled, digest.to_string());
+}
+
+/// Compares the image `latest` of a layout, which goes by the registry, with what `umoci` unpacks
+/// of `plain`, which has the same layers. Returns the digest of what was pulled.
+async fn require_same(registry: &Registry, layout: &Path, plain: &Path) -> String {
+    let directory = tempfile::tempdir().unwrap();
     let bundle = directory.path().join("bundle");
-    let tagged = format!("{}:latest", plain.display());
-    run(
-        UMOCI,
-        &[
-            "unpack".as_ref(),
-            "--image".as_ref(),
-            tagged.as_ref(),
-            bundle.as_os_str(),
-        ],
-    );
-    let registry = Registry::start(directory.path());
-    let target = format!("docker://{}/team/app:1", registry.address);
-    run(
-        SKOPEO,
-        &[
-            "copy".as_ref(),
-            "--quiet".as_ref(),
-            "--dest-tls-verify=false".as_ref(),
-            format!("oci:{}:latest", layout.display()).as_ref(),
-            target.as_ref(),
-        ],
-    );
+    unpack(plain, &bundle);
+    let reference = registry.push(layout);
     let home = Home::new();
-    let request = request_for(&format!("{}/team/app:1", registry.address), None);
+    let request = request_for(&reference, Some(registry.auth()));
     let pulled = home.pull(&request).await.unwrap();
-    run(E2FSCK, &["-fn".as_ref(), pulled.rootfs.as_os_str()]);
+    run(E2FSCK, [OsStr::new("-fn"), pulled.rootfs.as_os_str()]);
     let (ours, theirs) = (read::tree(&pulled.rootfs), unpacked(&bundle.join("rootfs")));
     let names = |tree: &BTreeMap<Vec<u8>, Node>| -> Vec<String> {
         tree.keys()
@@ -243,6 +184,17 @@ async fn same_as_umoci(layers: &[Vec<u8>]) {
         );
     }
     assert_eq!(groups(&ours), groups(&theirs));
+    pulled.manifest.digest
+}
+
+/// `umoci` unpacks the image `latest` of a layout.
+fn unpack(layout: &Path, bundle: &Path) {
+    let tagged = format!("{}:latest", layout.display());
+    let (image, bundle) = (OsStr::new(&tagged), bundle.as_os_str());
+    run(
+        UMOCI,
+        [OsStr::new("unpack"), OsStr::new("--image"), image, bundle],
+    );
 }
 
 /// A layer with a root that has a time.
@@ -494,4 +446,59 @@ async fn a_part_of_this_system_is_as_umoci_has_it() {
         .directory("usr/share")
         .finish();
     same_as_umoci(&[below, output.stdout, above]).await;
+}
+
+#[tokio::test]
+async fn an_image_that_umoci_made_is_as_umoci_has_it() {
+    let Some((registry, directory)) = workplace() else {
+        return;
+    };
+    let (layout, bundle) = (
+        directory.path().join("layout"),
+        directory.path().join("bundle"),
+    );
+    let tagged = format!("{}:latest", layout.display());
+    let layout_argument = layout.display().to_string();
+    run(UMOCI, ["init", "--layout", &layout_argument]);
+    run(UMOCI, ["new", "--image", &tagged]);
+    unpack(&layout, &bundle);
+    let bundle_argument = bundle.display().to_string();
+    let repack = || {
+        let arguments = ["repack", "--refresh-bundle", "--image", &tagged];
+        run(UMOCI, arguments.into_iter().chain([&*bundle_argument]));
+    };
+    let root = bundle.join("rootfs");
+    let write = |name: &str, mode: u32| {
+        std::fs::write(root.join(name), name).unwrap();
+        std::fs::set_permissions(root.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    std::fs::create_dir_all(root.join("usr/bin")).unwrap();
+    std::fs::create_dir_all(root.join("gone/deep")).unwrap();
+    for (name, mode) in [
+        ("usr/bin/tool", 0o4755),
+        ("usr/bin/other", 0o755),
+        ("gone/deep/file", 0o600),
+        ("becomes-directory", 0o644),
+    ] {
+        write(name, mode);
+    }
+    std::fs::hard_link(root.join("usr/bin/tool"), root.join("usr/bin/same")).unwrap();
+    std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
+    repack();
+    // The next layer has whiteouts, as umoci finds and writes them.
+    std::fs::remove_dir_all(root.join("gone")).unwrap();
+    std::fs::remove_file(root.join("usr/bin/other")).unwrap();
+    std::fs::remove_file(root.join("becomes-directory")).unwrap();
+    std::fs::create_dir(root.join("becomes-directory")).unwrap();
+    write("becomes-directory/in", 0o640);
+    write("usr/bin/new", 0o711);
+    rustix::fs::lsetxattr(
+        root.join("usr/bin/new"),
+        "security.capability",
+        &[1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+    repack();
+    require_same(&registry, &layout, &layout).await;
 }
