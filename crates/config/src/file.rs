@@ -42,6 +42,9 @@ pub struct Config {
     /// none, such as `http://ftp.debian.org/debian`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub debian_mirror: Option<String>,
+    /// Ubuntu's mirror, for hosts whose own apt configuration names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ubuntu_mirror: Option<String>,
     /// A VM that nobody uses for so long, and that does nothing, is stopped; never if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_stop_stale_after: Option<Period>,
@@ -64,6 +67,7 @@ impl Default for Config {
             ssh_key_path: None,
             default_image_name: DEFAULT_IMAGE.parse().expect("the constant is a name"),
             debian_mirror: None,
+            ubuntu_mirror: None,
             auto_stop_stale_after: None,
             stats_poll_interval: Period::from_secs(2),
             cidr: Cidr::DEFAULT,
@@ -99,6 +103,7 @@ const KEYS: &[&str] = &[
     "ssh_key_path",
     "default_image_name",
     "debian_mirror",
+    "ubuntu_mirror",
     "auto_stop_stale_after",
     "stats_poll_interval",
     "cidr",

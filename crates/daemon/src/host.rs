@@ -237,6 +237,7 @@ pub fn store_config(paths: &Paths, config: &Config, agent: PathBuf) -> StoreConf
         cache_dir: paths.cache.clone(),
         agent,
         debian_mirror: config.debian_mirror.clone(),
+        ubuntu_mirror: config.ubuntu_mirror.clone(),
     }
 }
 

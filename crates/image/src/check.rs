@@ -81,7 +81,7 @@ fn room(state: &Path) -> Check {
 }
 
 fn mirror(config: &StoreConfig) -> Check {
-    let mirror = Mirror::choose(config.debian_mirror.as_deref(), Path::new("/"));
+    let mirror = Mirror::debian(config.debian_mirror.as_deref(), Path::new("/"));
     let detail = format!("{}, from {}", mirror.uri(), mirror.chosen_by);
     Check::pass("image.mirror", "the Debian mirror", detail)
 }
@@ -177,6 +177,7 @@ mod tests {
             cache_dir: "/nonexistent/cache".into(),
             agent: "/nonexistent/agent".into(),
             debian_mirror: None,
+            ubuntu_mirror: None,
         };
         let checks = checks(&config);
         assert!(

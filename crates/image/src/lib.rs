@@ -16,6 +16,7 @@
 //! cache/templates/…   formatted, empty disks
 //! ```
 
+mod attempt;
 mod bundle;
 mod catalog;
 mod check;
@@ -38,8 +39,8 @@ mod store;
 mod tarball;
 mod tool;
 
+pub use attempt::Attempt;
 pub use bundle::{BundleError, BundleSource, Packer};
-pub use catalog::default_kernel;
 pub use check::checks;
 pub use elsewhere::ElsewhereError;
 pub use firecracker::{
@@ -53,6 +54,7 @@ pub use manifest::{Elsewhere, KernelManifest, Manifest};
 pub use oci::{OciFailure, PullRequest, Shape};
 pub use progress::Reporter;
 pub use store::{
-    ChangeError, Image, ImportError, Kernel, Registration, Store, StoreConfig, StoreError,
+    BundlePull, ChangeError, Image, ImportError, Kernel, Registration, Store, StoreConfig,
+    StoreError,
 };
 pub use tool::ToolError;

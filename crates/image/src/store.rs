@@ -12,7 +12,8 @@ use banger_proto::name::ArtifactName;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog;
+use crate::catalog::{Catalog, ImageEntry, KernelEntry};
+use crate::debian::mirror::Family;
 use crate::download::Patience;
 use crate::draft;
 use crate::elsewhere::{self, ElsewhereError};
@@ -38,6 +39,8 @@ pub struct StoreConfig {
     /// The Debian mirror to use in place of the host's own, such as
     /// `http://ftp.debian.org/debian`.
     pub debian_mirror: Option<String>,
+    /// The Ubuntu mirror to use in place of the host's own.
+    pub ubuntu_mirror: Option<String>,
 }
 
 impl StoreConfig {
@@ -55,6 +58,14 @@ impl StoreConfig {
 
     pub(crate) fn downloads(&self) -> PathBuf {
         self.cache_dir.join("downloads")
+    }
+
+    /// The mirror that is configured.
+    pub(crate) fn mirror(&self, family: Family) -> Option<&str> {
+        match family {
+            Family::Debian => self.debian_mirror.as_deref(),
+            Family::Ubuntu => self.ubuntu_mirror.as_deref(),
+        }
     }
 }
 
@@ -158,6 +169,8 @@ struct Shared {
     config: Arc<StoreConfig>,
     images: Flights<ArtifactName, Image, ImageError>,
     pulls: Flights<PullRequest, Image, ImageError>,
+    image_bundles: Flights<BundlePull, Image, ImageError>,
+    kernel_bundles: Flights<BundlePull, Kernel, KernelError>,
     kernels: Flights<ArtifactName, Kernel, KernelError>,
     layers: Arc<oci::Cache>,
     agent: Mutex<Option<HashedAgent>>,
@@ -204,6 +217,8 @@ impl Store {
                 config: Arc::new(config),
                 images: Flights::new(),
                 pulls: Flights::new(),
+                image_bundles: Flights::new(),
+                kernel_bundles: Flights::new(),
                 kernels: Flights::new(),
                 agent: Mutex::new(None),
                 changes: Mutex::new(()),
@@ -242,7 +257,8 @@ impl Store {
     /// # Errors
     /// [`ImageError::Unknown`], or the store cannot be read.
     pub fn require_known(&self, name: &ArtifactName) -> Result<(), ImageError> {
-        let mut known = catalog::image_names();
+        let catalog = self.catalog();
+        let mut known: Vec<String> = image_names(&catalog);
         known.extend(self.images()?.iter().map(|image| image.name.to_string()));
         known.sort();
         known.dedup();
@@ -262,8 +278,43 @@ impl Store {
     pub fn require_known_kernel(&self, name: &ArtifactName) -> Result<(), KernelError> {
         match self.kernel(name)? {
             Some(_) => Ok(()),
-            None => kernel::entry(name).map(drop),
+            None => self.kernel_entry(name).map(drop),
         }
+    }
+
+    /// The catalog that counts.
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        Catalog::built_in()
+    }
+
+    /// The kernel of images that do not say which one they need.
+    pub fn default_kernel(&self) -> ArtifactName {
+        self.catalog().default_kernel().clone()
+    }
+
+    /// The catalog's entry of the image `name`.
+    fn image_entry(&self, name: &ArtifactName) -> Result<ImageEntry, ImageError> {
+        let catalog = self.catalog();
+        catalog
+            .image(name)
+            .cloned()
+            .ok_or_else(|| ImageError::Unknown {
+                name: name.clone(),
+                known: image_names(&catalog),
+            })
+    }
+
+    /// The catalog's entry of the kernel `name`.
+    fn kernel_entry(&self, name: &ArtifactName) -> Result<KernelEntry, KernelError> {
+        let catalog = self.catalog();
+        let names = || catalog.kernels.iter().map(|kernel| kernel.name.to_string());
+        catalog
+            .kernel(name)
+            .cloned()
+            .ok_or_else(|| KernelError::Unknown {
+                name: name.clone(),
+                known: names().collect(),
+            })
     }
 
     /// What keeps every VM from booting, whatever its image: the agent's binary is not there.
@@ -317,7 +368,7 @@ impl Store {
         if let Some(image) = self.blocking(name, Self::image).await? {
             return Ok(image);
         }
-        image::entry(name)?;
+        let entry = self.image_entry(name)?;
         let store = self.clone();
         let start = |progress, cancel| {
             let name = name.clone();
@@ -326,11 +377,8 @@ impl Store {
                 if let Some(image) = store.blocking(&name, Self::image).await? {
                     return Ok(image);
                 }
-                let config = Arc::clone(&store.shared.config);
-                let images = config.images();
-                image::make(config, name.clone(), images.clone(), progress, cancel).await?;
-                let made = store.blocking(&name, Self::image).await?;
-                made.ok_or_else(|| ImageError::Store(vanished("image", &name, images)))
+                let id = store.obtain_image(&entry, progress, cancel).await?;
+                store.made(&id, &name).await
             }
         };
         self.shared
@@ -443,7 +491,7 @@ impl Store {
         if let Some(kernel) = self.blocking(name, Self::kernel).await? {
             return Ok(kernel);
         }
-        kernel::entry(name)?;
+        let entry = self.kernel_entry(name)?;
         let store = self.clone();
         let start = |progress, cancel| {
             let name = name.clone();
@@ -451,10 +499,9 @@ impl Store {
                 if let Some(kernel) = store.blocking(&name, Self::kernel).await? {
                     return Ok(kernel);
                 }
-                let config = Arc::clone(&store.shared.config);
-                let directory = config.kernels().join(name.as_str());
-                kernel::make(config, name.clone(), directory.clone(), progress, cancel).await?;
+                store.obtain_kernel(&entry, progress, cancel).await?;
                 let made = store.blocking(&name, Self::kernel).await?;
+                let directory = store.shared.config.kernels().join(name.as_str());
                 made.ok_or_else(|| KernelError::Store(vanished("kernel", &name, directory)))
             }
         };
@@ -517,9 +564,18 @@ impl Store {
         name: &ArtifactName,
         look: fn(&Self, &ArtifactName) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let (store, name) = (self.clone(), name.clone());
+        let name = name.clone();
+        self.looking(move |store| look(store, &name)).await
+    }
+
+    /// As [`Store::blocking`], for a look-up of any kind.
+    async fn looking<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
         let path = self.shared.config.state_dir.clone();
-        tokio::task::spawn_blocking(move || look(&store, &name))
+        tokio::task::spawn_blocking(move || look(&store))
             .await
             .map_err(|error| io_error("look into", &path)(std::io::Error::other(error)))?
     }
@@ -691,9 +747,17 @@ fn io_error<'a>(
     }
 }
 
+fn image_names(catalog: &Catalog) -> Vec<String> {
+    let names = catalog.images.iter().map(|image| image.name.to_string());
+    names.collect()
+}
+
+mod bundles;
 mod carry;
+mod obtain;
 mod shelf;
 
+pub use bundles::BundlePull;
 pub use carry::ImportError;
 pub use shelf::{ChangeError, Registration};
 

@@ -46,6 +46,7 @@ fn store() -> Option<(Store, PathBuf, Option<tempfile::TempDir>)> {
         cache_dir: home.join("cache"),
         agent,
         debian_mirror: None,
+        ubuntu_mirror: None,
     };
     Some((Store::open(config).unwrap(), home, guard))
 }
@@ -220,6 +221,7 @@ fn fresh_store(home: &Path) -> Store {
         cache_dir: home.join("cache"),
         agent: home.join("agent"),
         debian_mirror: None,
+        ubuntu_mirror: None,
     };
     Store::open(config).unwrap()
 }

@@ -132,8 +132,9 @@ async fn shape(
     kernel: Option<ArtifactName>,
     limit: Option<ByteSize>,
 ) -> Result<Shape, ApiError> {
-    let kernel = kernel.unwrap_or_else(banger_image::default_kernel);
-    let (store, wanted) = (api.fleet.host().images.clone(), kernel.clone());
+    let store = api.fleet.host().images.clone();
+    let kernel = kernel.unwrap_or_else(|| store.default_kernel());
+    let wanted = kernel.clone();
     let known = crate::blocking(move || store.require_known_kernel(&wanted)).await;
     known.map_err(|error| {
         let mut api = could_not(&name, error.kind()).caused_by(&error);

@@ -55,8 +55,8 @@ pub async fn register(
     Json(wanted): Json<RegisterImage>,
 ) -> Result<Json<Image>, Failure> {
     let message = format!("could not register the image `{}`", wanted.name);
-    let kernel = wanted.kernel.unwrap_or_else(banger_image::default_kernel);
     changing(&api, message, move |store, _| {
+        let kernel = wanted.kernel.unwrap_or_else(|| store.default_kernel());
         let registration = Registration {
             name: wanted.name,
             files: Elsewhere {

@@ -448,6 +448,7 @@ mod tests {
             cache_dir: dir.path().join("cache"),
             agent: dir.path().join("agent"),
             debian_mirror: None,
+            ubuntu_mirror: None,
         })
         .unwrap();
         let mut row = row("a");

@@ -8,12 +8,16 @@ use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Signature, SignatureType};
 use pgp::types::{KeyDetails, Timestamp};
 
+use super::mirror::Family;
+
 /// Debian's archive keys as of the package `debian-archive-keyring`
 /// 2023.3+deb12u2 (it has those of Debian 11 to 13), for hosts that
 /// do not have it.
 const EMBEDDED: &[u8] = include_bytes!("../../data/debian-archive-keyring.gpg");
 /// Where Debian hosts have them, newer than ours perhaps.
 const HOST: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Where the package `ubuntu-keyring` puts those of Ubuntu.
+const UBUNTU: &str = "/usr/share/keyrings/ubuntu-archive-keyring.gpg";
 
 /// Keys that are trusted to sign an archive.
 #[derive(Clone, Debug)]
@@ -48,13 +52,28 @@ impl Keyring {
     }
 
     /// Where mmdebstrap finds the keys: the host's file, else ours written to `directory`.
-    pub(crate) fn file(directory: &Path) -> std::io::Result<PathBuf> {
-        if Path::new(HOST).is_file() {
-            return Ok(PathBuf::from(HOST));
+    /// `None` if the host lacks those that banger does not have either.
+    pub(crate) fn file(family: Family, directory: &Path) -> std::io::Result<Option<PathBuf>> {
+        let of_host = match family {
+            Family::Debian => Path::new(HOST),
+            Family::Ubuntu => Path::new(UBUNTU),
+        };
+        if of_host.is_file() {
+            return Ok(Some(of_host.to_owned()));
+        }
+        if family == Family::Ubuntu {
+            return Ok(None);
         }
         let path = directory.join("debian-archive-keyring.gpg");
         std::fs::write(&path, EMBEDDED)?;
-        Ok(path)
+        Ok(Some(path))
+    }
+
+    /// How a host gets the keys of Ubuntu.
+    pub(crate) fn ubuntu_fix() -> String {
+        format!(
+            "install the package `ubuntu-keyring`, which brings {UBUNTU}, or copy that file from an Ubuntu host"
+        )
     }
 
     /// Whether the host itself has Debian's keys.

@@ -1,8 +1,9 @@
-//! Which Debian archives the host's own apt uses.
+//! Which archives of Debian and Ubuntu the host's own apt uses.
 
 use std::path::{Path, PathBuf};
 
 use super::control::{self, Paragraph};
+use super::mirror::Family;
 
 /// One suite of one archive, as apt is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,9 +20,9 @@ pub(crate) struct Source {
     pub(crate) check_valid_until: Option<bool>,
 }
 
-/// The sources of Debian itself in the apt configuration below `root` (`/` for the host's).
+/// The sources of the family itself in the apt configuration below `root` (`/` for the host's).
 /// Files that cannot be read count as empty.
-pub(crate) fn debian_sources(root: &Path) -> Vec<Source> {
+pub(crate) fn of_family(family: Family, root: &Path) -> Vec<Source> {
     let apt = root.join("etc/apt");
     let mut files = vec![apt.join("sources.list")];
     if let Ok(entries) = std::fs::read_dir(apt.join("sources.list.d")) {
@@ -41,7 +42,7 @@ pub(crate) fn debian_sources(root: &Path) -> Vec<Source> {
                 _ => Vec::new(),
             }
         })
-        .filter(is_debian)
+        .filter(|source| is_of(family, source))
         .collect()
 }
 
@@ -126,10 +127,11 @@ pub(super) fn parse_bool(value: &str) -> Option<bool> {
     }
 }
 
-/// Whether this is Debian's own archive, or a mirror of it, that can be fetched without a
-/// password. Other vendors use Debian's suite names too; what tells them apart is the path,
-/// which a mirror keeps: `…/debian`, `…/debian-security`, and a snapshot's time behind it.
-fn is_debian(source: &Source) -> bool {
+/// Whether this is the family's own archive, or a mirror of it, that can be fetched without a
+/// password. Other vendors use the same suites' names; what tells them apart is the path,
+/// which a mirror keeps: `…/debian`, `…/debian-security`, `…/ubuntu`, and a snapshot's time behind
+/// it. People's own archives at Ubuntu have a path of the same end, and `ppa` before it.
+fn is_of(family: Family, source: &Source) -> bool {
     let Some((scheme, rest)) = source.uri.split_once("://") else {
         return false;
     };
@@ -142,9 +144,13 @@ fn is_debian(source: &Source) -> bool {
     } else {
         last
     };
+    let is_its_own = match family {
+        Family::Debian => matches!(name, "debian" | "debian-security"),
+        Family::Ubuntu => matches!(name, "ubuntu" | "ubuntu-ports") && !path.contains("ppa"),
+    };
     matches!(scheme, "http" | "https")
         && !authority.contains('@')
-        && matches!(name, "debian" | "debian-security")
+        && is_its_own
         && source
             .components
             .iter()
@@ -196,7 +202,7 @@ Components: main
         std::fs::write(root.path().join("etc/apt/sources.list"), LIST).unwrap();
         std::fs::write(parts.join("debian.sources"), DEB822).unwrap();
         std::fs::write(parts.join("ignored.save"), LIST).unwrap();
-        let found: Vec<String> = debian_sources(root.path())
+        let found: Vec<String> = of_family(Family::Debian, root.path())
             .iter()
             .map(|source| {
                 let signed_by = source.signed_by.as_deref().unwrap_or(Path::new("-"));
@@ -222,8 +228,8 @@ Components: main
     proptest! {
         #[test]
         fn rubbish_never_panics(text in "(deb|Types: deb|URIs:|[ \\[\\]=:/@#\\n\\PC]){0,60}") {
-            let _ = parse_list(&text).iter().filter(|source| is_debian(source)).count();
-            let _ = parse_deb822(&text).iter().filter(|source| is_debian(source)).count();
+            let _ = parse_list(&text).iter().filter(|source| is_of(Family::Debian, source)).count();
+            let _ = parse_deb822(&text).iter().filter(|source| is_of(Family::Debian, source)).count();
         }
     }
 }

@@ -13,6 +13,7 @@ use banger_proto::name::ArtifactName;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::{GRACE, ImageError, LIMIT};
+use crate::catalog::Recipe;
 use crate::debian::policy::Policy;
 use crate::debian::sources::Source;
 use crate::draft::{self, Draft};
@@ -51,8 +52,7 @@ const STAGES: [(&str, &str); 7] = [
 
 /// One run of mmdebstrap.
 pub(super) struct Bootstrap<'a> {
-    pub(super) release: &'a str,
-    pub(super) packages: &'a [&'a str],
+    pub(super) recipe: &'a Recipe,
     pub(super) sources: &'a [Source],
     pub(super) keyring: PathBuf,
     pub(super) policy: Policy,
@@ -137,7 +137,7 @@ impl Bootstrap<'_> {
             // For root too: its processes are in a namespace of their own, and none is left.
             "--mode=unshare".to_owned(),
             "--format=tar".to_owned(),
-            format!("--include={}", self.packages.join(",")),
+            format!("--include={}", self.recipe.packages.join(",")),
             format!("--keyring={}", self.keyring.display()),
         ];
         arguments.extend(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
@@ -147,12 +147,13 @@ impl Bootstrap<'_> {
         if !self.policy.check_date {
             arguments.push("--aptopt=Acquire::Check-Date \"false\"".to_owned());
         }
-        arguments.push(self.release.to_owned());
+        arguments.push(self.recipe.release.clone());
         arguments.push("-".to_owned());
+        let components = self.recipe.components.join(" ");
         arguments.extend(
             self.sources
                 .iter()
-                .map(|source| format!("deb {} {} main", source.uri, source.suite)),
+                .map(|source| format!("deb {} {} {components}", source.uri, source.suite)),
         );
         arguments
     }
@@ -346,6 +347,7 @@ fn is_open_to_others(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::debian::mirror::Family;
 
     fn bootstrap(policy: Policy) -> Vec<String> {
         let sources = [Source {
@@ -355,9 +357,14 @@ mod tests {
             signed_by: None,
             check_valid_until: None,
         }];
+        let recipe = Recipe {
+            family: Family::Debian,
+            release: "bookworm".to_owned(),
+            components: vec!["main".to_owned(), "contrib".to_owned()],
+            packages: vec!["a".to_owned(), "b".to_owned()],
+        };
         Bootstrap {
-            release: "bookworm",
-            packages: &["a", "b"],
+            recipe: &recipe,
             sources: &sources,
             keyring: PathBuf::from("/keys.gpg"),
             policy,
@@ -379,7 +386,7 @@ mod tests {
             [
                 "bookworm",
                 "-",
-                "deb http://mirror.example/debian bookworm main"
+                "deb http://mirror.example/debian bookworm main contrib"
             ]
         );
         let lax = bootstrap(Policy {

@@ -19,10 +19,11 @@ use banger_proto::size::ByteSize;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{self, ImageEntry};
+use crate::attempt::Attempt;
+use crate::catalog::{ImageEntry, Recipe};
 use crate::check;
 use crate::debian::keyring::Keyring;
-use crate::debian::mirror::Mirror;
+use crate::debian::mirror::{Family, Mirror};
 use crate::debian::policy;
 use crate::disk;
 use crate::draft::Draft;
@@ -31,7 +32,7 @@ use crate::hash::show_sha256;
 use crate::manifest::{self, Manifest};
 use crate::oci::OciFailure;
 use crate::progress::Reporter;
-use crate::store::{StoreConfig, StoreError};
+use crate::store::{ImportError, StoreConfig, StoreError};
 use crate::tarball;
 use crate::tool::{MMDEBSTRAP, ToolError};
 
@@ -58,6 +59,37 @@ pub enum ImageError {
         name: ArtifactName,
         /// The catalog's names.
         known: Vec<String>,
+    },
+    /// None of its sources could be had.
+    #[error("none of the sources of the image `{name}` could be had")]
+    NoSource {
+        /// The image.
+        name: ArtifactName,
+        /// What was tried, and why it failed.
+        #[source]
+        tried: Attempt,
+    },
+    /// A source is for hosts of another kind.
+    #[error("it is for {arch}, and this host is {}", std::env::consts::ARCH)]
+    OtherArch {
+        /// Its architecture.
+        arch: String,
+    },
+    /// No mirror of a distribution is known.
+    #[error("no mirror of {family} is known")]
+    NoMirror {
+        /// Which distribution.
+        family: &'static str,
+        /// What to do.
+        fix: String,
+    },
+    /// The keys of a distribution are not to be had.
+    #[error("this host does not have the keys of {family}'s archive")]
+    NoKeyring {
+        /// Which distribution.
+        family: &'static str,
+        /// What to do.
+        fix: String,
     },
     /// A tool of the host is missing.
     #[error(transparent)]
@@ -88,6 +120,9 @@ pub enum ImageError {
     /// An image of another maker could not be had.
     #[error(transparent)]
     Oci(#[from] OciFailure),
+    /// What came as a bundle could not be taken.
+    #[error(transparent)]
+    Import(Box<ImportError>),
     /// The store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -104,7 +139,13 @@ impl ImageError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Unknown { .. } => ErrorKind::NotFound,
-            Self::Tool(ToolError::Missing { .. }) | Self::UserIds { .. } => ErrorKind::Precondition,
+            Self::NoSource { .. } => ErrorKind::Unavailable,
+            Self::OtherArch { .. } => ErrorKind::Invalid,
+            Self::Tool(ToolError::Missing { .. })
+            | Self::UserIds { .. }
+            | Self::NoMirror { .. }
+            | Self::NoKeyring { .. } => ErrorKind::Precondition,
+            Self::Import(error) => error.kind(),
             Self::Tool(_) | Self::Bootstrap(_) | Self::Step { .. } => ErrorKind::Failed,
             Self::Timeout => ErrorKind::Timeout,
             Self::Oci(error) => error.kind(),
@@ -119,7 +160,11 @@ impl ImageError {
         match self {
             Self::Unknown { name, known } => Some(unknown_hint(name.as_str(), known)),
             Self::Tool(error) => error.hint(),
-            Self::UserIds { fix, .. } => Some(fix.clone()),
+            Self::NoSource { tried, .. } => tried.hint(),
+            Self::UserIds { fix, .. } | Self::NoMirror { fix, .. } | Self::NoKeyring { fix, .. } => {
+                Some(fix.clone())
+            }
+            Self::Import(error) => error.hint(),
             Self::Bootstrap(failure)
                 if failure
                     .stderr
@@ -136,7 +181,7 @@ impl ImageError {
             Self::Oci(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Shared(error) => error.hint(),
-            Self::Step { .. } | Self::Cancelled => None,
+            Self::OtherArch { .. } | Self::Step { .. } | Self::Cancelled => None,
         }
     }
 }
@@ -164,29 +209,22 @@ fn unknown_hint(name: &str, known: &[String]) -> String {
     }
 }
 
-/// The catalog's entry of `name`.
-pub(crate) fn entry(name: &ArtifactName) -> Result<&'static ImageEntry, ImageError> {
-    catalog::image(name).ok_or_else(|| ImageError::Unknown {
-        name: name.clone(),
-        known: catalog::image_names(),
-    })
-}
-
-/// Makes the image `name` and publishes it below `images`.
+/// Makes the image `entry` by `recipe` and publishes it below `images`.
 pub(crate) async fn make(
     config: Arc<StoreConfig>,
-    name: ArtifactName,
+    entry: &ImageEntry,
+    recipe: &Recipe,
     images: PathBuf,
     progress: Reporter,
     cancel: CancellationToken,
 ) -> Result<ImageId, ImageError> {
-    let entry = entry(&name)?;
     MMDEBSTRAP.find()?;
     check::require_user_ids()?;
     let processes = Processes::default();
     let build = {
+        let (entry, recipe) = (entry.clone(), recipe.clone());
         let processes = processes.clone();
-        move || build(&config, entry, &name, &images, &progress, &processes)
+        move || build(&config, &entry, &recipe, &images, &progress, &processes)
     };
     let mut build = tokio::task::spawn_blocking(build);
     let why = tokio::select! {
@@ -207,26 +245,29 @@ pub(crate) async fn make(
 fn build(
     config: &StoreConfig,
     entry: &ImageEntry,
-    name: &ArtifactName,
+    recipe: &Recipe,
     images: &Path,
     progress: &Reporter,
     processes: &Processes,
 ) -> Result<ImageId, ImageError> {
+    let name = &entry.name;
     let id = ImageId::new();
     disk::require_room(&images.join(id.as_str()), ROOM).map_err(step("build the image"))?;
-    let mirror = Mirror::choose(config.debian_mirror.as_deref(), Path::new("/"));
+    let family = recipe.family;
+    let mirror = Mirror::choose(family, config.mirror(family), Path::new("/"));
+    let mirror = mirror.ok_or_else(|| no_mirror(family))?;
     let draft = Draft::new(images).map_err(step("make a directory for the image"))?;
     let scratch =
         bootstrap::Scratch::new(draft.path()).map_err(step("make a directory for the build"))?;
     let rootfs = draft.path().join(ROOTFS);
     let file = File::create_new(&rootfs).map_err(step("create the root file system"))?;
 
-    let sources = mirror.system(entry.release);
+    let sources = mirror.system(&recipe.release);
+    let keyring = Keyring::file(family, draft.path()).map_err(step("write the archive's keys"))?;
     let bootstrap = Bootstrap {
-        release: entry.release,
-        packages: entry.packages,
+        recipe,
         sources: &sources,
-        keyring: Keyring::file(draft.path()).map_err(step("write the archive's keys"))?,
+        keyring: keyring.ok_or_else(no_keyring)?,
         policy: policy::of_host(),
         scratch: scratch.path(),
     };
@@ -241,15 +282,12 @@ fn build(
         name: name.clone(),
         digest: format!("sha256:{}", show_sha256(&digest)),
         source: format!("packages of {} from {}", entry.distro, mirror.uri()),
-        distro: entry.distro.to_owned(),
+        distro: entry.distro.clone(),
         arch: std::env::consts::ARCH.to_owned(),
         created_at: jiff::Timestamp::now().to_string(),
         size: ByteSize::from_bytes(crate::store::size_on_disk(draft.path())),
         rootfs_length: length,
-        kernel: entry
-            .kernel
-            .parse()
-            .map_err(step("name the image's kernel"))?,
+        kernel: entry.kernel.clone(),
         env: [("LANG".to_owned(), "C.UTF-8".to_owned())].into(),
         user: None,
         workdir: None,
@@ -264,6 +302,24 @@ fn build(
         .publish(&images.join(id.as_str()))
         .map_err(step("publish the image"))?;
     Ok(id)
+}
+
+fn no_mirror(family: Family) -> ImageError {
+    ImageError::NoMirror {
+        family: family.as_str(),
+        fix: format!(
+            "name one as `{}` in the config: an archive's address, as in the apt configuration \
+             of a host that runs {family}",
+            family.config_key()
+        ),
+    }
+}
+
+fn no_keyring() -> ImageError {
+    ImageError::NoKeyring {
+        family: Family::Ubuntu.as_str(),
+        fix: Keyring::ubuntu_fix(),
+    }
 }
 
 /// Turns the tar stream into a file system; returns the stream's hash and the disk's length.

@@ -20,7 +20,8 @@ use banger_proto::size::ByteSize;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{self, KernelEntry};
+use crate::attempt::Attempt;
+use crate::catalog::Package as Wanted;
 use crate::debian::archive::{ArchiveError, Package, Suite};
 use crate::debian::keyring::Keyring;
 use crate::debian::mirror::Mirror;
@@ -33,7 +34,7 @@ use crate::ext4::{Attributes, Writer};
 use crate::hash::show_sha256;
 use crate::manifest::{self, KernelManifest};
 use crate::progress::Reporter;
-use crate::store::{StoreConfig, StoreError};
+use crate::store::{ImportError, StoreConfig, StoreError};
 use crate::tool::{self, DEPMOD, ToolError};
 
 pub(crate) use import::import;
@@ -64,14 +65,27 @@ pub enum KernelError {
         /// The catalog's names.
         known: Vec<String>,
     },
-    /// None of the packages that could hold it could be had.
-    #[error("no package of the kernel `{name}` could be had; tried: {}", attempts.join("; "))]
-    NoPackage {
+    /// None of its sources could be had.
+    #[error("none of the sources of the kernel `{name}` could be had")]
+    NoSource {
         /// The kernel.
         name: ArtifactName,
-        /// What was tried and why it failed.
-        attempts: Vec<String>,
+        /// What was tried, and why it failed.
+        #[source]
+        tried: Attempt,
     },
+    /// A source is for hosts of another kind.
+    #[error("it is for {arch}, and this host is {}", std::env::consts::ARCH)]
+    OtherArch {
+        /// Its architecture.
+        arch: String,
+    },
+    /// A package of Debian's could not be had.
+    #[error(transparent)]
+    Package(Box<dyn Error + Send + Sync>),
+    /// What came as a bundle could not be taken.
+    #[error(transparent)]
+    Import(Box<ImportError>),
     /// A tool of the host is missing or failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
@@ -126,9 +140,12 @@ impl KernelError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Unknown { .. } => ErrorKind::NotFound,
-            Self::NoPackage { .. } => ErrorKind::Unavailable,
+            Self::NoSource { .. } | Self::Package(_) => ErrorKind::Unavailable,
+            Self::Import(error) => error.kind(),
             Self::Tool(ToolError::Missing { .. }) | Self::Agent { .. } => ErrorKind::Precondition,
-            Self::OtherModules { .. } | Self::NoRelease => ErrorKind::Invalid,
+            Self::OtherModules { .. } | Self::NoRelease | Self::OtherArch { .. } => {
+                ErrorKind::Invalid
+            }
             Self::Tool(_) | Self::Mismatch { .. } | Self::Step { .. } => ErrorKind::Failed,
             Self::Store(error) => error.kind(),
             Self::Cancelled => ErrorKind::Cancelled,
@@ -140,7 +157,9 @@ impl KernelError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { known, .. } => Some(format!("there are: {}", known.join(", "))),
-            Self::NoPackage { .. } => Some(
+            Self::NoSource { tried, .. } => tried.hint(),
+            Self::Import(error) => error.hint(),
+            Self::Package(_) => Some(
                 "check the network, or name a Debian mirror as `debian_mirror` in the config; \
                  `banger doctor` shows which one is used"
                     .to_owned(),
@@ -156,7 +175,10 @@ impl KernelError {
                 "take the kernel's own file: `vmlinux` of its build, or a distribution's `vmlinuz`"
                     .to_owned(),
             ),
-            Self::Mismatch { .. } | Self::Step { .. } | Self::Cancelled => None,
+            Self::OtherArch { .. }
+            | Self::Mismatch { .. }
+            | Self::Step { .. }
+            | Self::Cancelled => None,
         }
     }
 }
@@ -170,28 +192,18 @@ fn step<E: Into<Box<dyn Error + Send + Sync>>>(
     }
 }
 
-/// The catalog's entry of `name`.
-pub(crate) fn entry(name: &ArtifactName) -> Result<&'static KernelEntry, KernelError> {
-    catalog::kernel(name).ok_or_else(|| KernelError::Unknown {
-        name: name.clone(),
-        known: catalog::kernel_names(),
-    })
-}
-
-/// Makes the kernel `name` and publishes it as `directory`.
+/// Makes the kernel `name` out of a package of Debian's and publishes it as `directory`.
 pub(crate) async fn make(
     config: Arc<StoreConfig>,
     name: ArtifactName,
+    wanted: &Wanted,
     directory: PathBuf,
     progress: Reporter,
     cancel: CancellationToken,
 ) -> Result<(), KernelError> {
-    let entry = entry(&name)?;
-    // What is missing at the end had better be known at the begin.
-    DEPMOD.find()?;
     let downloads = Downloads::new(config.downloads()).map_err(step("set up downloads"))?;
     let fetched = cancel
-        .run_until_cancelled(fetch(&config, entry, &name, &downloads, &progress))
+        .run_until_cancelled(fetch(&config, wanted, &downloads, &progress))
         .await
         .ok_or(KernelError::Cancelled)??;
     let work = move || {
@@ -213,60 +225,11 @@ struct Fetched {
     origin: String,
 }
 
-/// Fetches the first of the candidates that can be had.
-async fn fetch(
-    config: &Arc<StoreConfig>,
-    entry: &KernelEntry,
-    name: &ArtifactName,
-    downloads: &Downloads,
-    progress: &Reporter,
-) -> Result<Fetched, KernelError> {
-    let configured = config.debian_mirror.clone();
-    let prepare = move || {
-        let mirror = Mirror::choose(configured.as_deref(), Path::new("/"));
-        (mirror, Keyring::debian(), policy::of_host())
-    };
-    let (mirror, keyring, policy) = tokio::task::spawn_blocking(prepare)
-        .await
-        .map_err(step("read the host's apt configuration"))?;
-    let mut attempts = Vec::new();
-    for (suite, package) in entry.candidates {
-        let Some(source) = mirror.source(suite) else {
-            attempts.push(format!(
-                "`{package}` in {suite}: no archive is known for this suite"
-            ));
-            continue;
-        };
-        match fetch_from(
-            &source,
-            package,
-            entry.version,
-            &keyring,
-            policy,
-            downloads,
-            progress,
-        )
-        .await
-        {
-            Ok(fetched) => return Ok(fetched),
-            Err(error) => {
-                attempts.push(format!(
-                    "`{package}` in {suite} at {}: {}",
-                    source.uri,
-                    chain(&error)
-                ));
-            }
-        }
-    }
-    Err(KernelError::NoPackage {
-        name: name.clone(),
-        attempts,
-    })
-}
-
-/// Why a candidate is not the kernel.
+/// Why a package is not the kernel.
 #[derive(Debug, thiserror::Error)]
-enum CandidateError {
+enum PackageError {
+    #[error("no archive is known for the suite {0}")]
+    Suite(String),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error("it has version {found}, not {wanted}*")]
@@ -277,15 +240,36 @@ enum CandidateError {
     Search(#[source] tokio::task::JoinError),
 }
 
+async fn fetch(
+    config: &Arc<StoreConfig>,
+    wanted: &Wanted,
+    downloads: &Downloads,
+    progress: &Reporter,
+) -> Result<Fetched, KernelError> {
+    let configured = config.debian_mirror.clone();
+    let prepare = move || {
+        let mirror = Mirror::debian(configured.as_deref(), Path::new("/"));
+        (mirror, Keyring::debian(), policy::of_host())
+    };
+    let (mirror, keyring, policy) = tokio::task::spawn_blocking(prepare)
+        .await
+        .map_err(step("read the host's apt configuration"))?;
+    let failed = |error: PackageError| KernelError::Package(error.into());
+    let source = mirror
+        .source(&wanted.suite)
+        .ok_or_else(|| failed(PackageError::Suite(wanted.suite.clone())))?;
+    let fetched = fetch_from(&source, wanted, &keyring, policy, downloads, progress);
+    fetched.await.map_err(failed)
+}
+
 async fn fetch_from(
     source: &Source,
-    package: &str,
-    version: &str,
+    wanted: &Wanted,
     keyring: &Keyring,
     policy: Policy,
     downloads: &Downloads,
     progress: &Reporter,
-) -> Result<Fetched, CandidateError> {
+) -> Result<Fetched, PackageError> {
     let suite = Suite::open(
         source,
         ARCHITECTURE,
@@ -295,18 +279,18 @@ async fn fetch_from(
         progress,
     )
     .await?;
-    let wanted = package.to_owned();
+    let name = wanted.name.clone();
     let (suite, package) = tokio::task::spawn_blocking(move || {
-        let package = find_kernel(&suite, &wanted);
+        let package = find_kernel(&suite, &name);
         (suite, package)
     })
     .await
-    .map_err(CandidateError::Search)?;
+    .map_err(PackageError::Search)?;
     let package = package?;
-    if !package.version.starts_with(version) {
-        return Err(CandidateError::Version {
+    if !package.version.starts_with(&wanted.version) {
+        return Err(PackageError::Version {
             found: package.version,
-            wanted: version.to_owned(),
+            wanted: wanted.version.clone(),
         });
     }
     let deb = suite.fetch(&package, downloads, progress).await?;
@@ -318,7 +302,7 @@ async fn fetch_from(
 }
 
 /// The package that holds the kernel which the meta package `name` stands for.
-fn find_kernel(suite: &Suite, name: &str) -> Result<Package, CandidateError> {
+fn find_kernel(suite: &Suite, name: &str) -> Result<Package, PackageError> {
     let mut package = suite.find(name)?;
     for _ in 0..META_DEPTH {
         let next = package
@@ -330,7 +314,7 @@ fn find_kernel(suite: &Suite, name: &str) -> Result<Package, CandidateError> {
             None => return Ok(package),
         }
     }
-    Err(CandidateError::NoKernel)
+    Err(PackageError::NoKernel)
 }
 
 fn unpack_and_publish(
@@ -520,16 +504,4 @@ fn first_half(hash: &[u8; 32]) -> [u8; 16] {
     let mut half = [0; 16];
     half.copy_from_slice(&hash[..16]);
     half
-}
-
-/// An error with all that is below it, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 use banger_proto::error::ErrorKind;
 use banger_proto::id::ImageId;
 use banger_proto::name::ArtifactName;
+use banger_proto::reference::Digest;
 use banger_proto::size::ByteSize;
+use banger_proto::url::WebUrl;
 
 use super::{ChangeError, Image, Kernel, Store, whole_kernel};
 use crate::bundle::{Bundle, BundleError, BundleSource, Packer};
@@ -71,6 +73,13 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> ImportError {
     move |source| ImportError::Step { step, source }
 }
 
+/// Where an image's bundle was fetched from.
+pub(super) struct Origin {
+    pub(super) url: WebUrl,
+    /// The kernel that it boots with; as the bundle says if absent.
+    pub(super) kernel: Option<ArtifactName>,
+}
+
 /// All of this blocks for as long as the bundle takes.
 impl Store {
     /// Writes `image` as a bundle.
@@ -104,6 +113,16 @@ impl Store {
         &self,
         source: BundleSource<impl Read>,
         name: Option<ArtifactName>,
+    ) -> Result<Image, ImportError> {
+        self.take_image(source, name, None)
+    }
+
+    /// As [`Store::import_image`]; of one from the web, that and its hash are recorded.
+    pub(super) fn take_image(
+        &self,
+        source: BundleSource<impl Read>,
+        name: Option<ArtifactName>,
+        origin: Option<Origin>,
     ) -> Result<Image, ImportError> {
         let limit = |name: &str| match name {
             MANIFEST_FILE => Some(MANIFEST_MAX),
@@ -144,13 +163,19 @@ impl Store {
         if !bundle.has(ROOTFS) {
             return Err(BundleError::Lacks(ROOTFS).into());
         }
-        bundle.finish()?;
-        let manifest = Manifest {
+        let hash = bundle.finish()?;
+        let mut manifest = Manifest {
             id: ImageId::new(),
             name,
             size: ByteSize::from_bytes(super::size_on_disk(draft.path())),
             ..said
         };
+        if let Some(Origin { url, kernel }) = origin {
+            manifest.digest = Digest::of(hash).to_string();
+            manifest.source = url.to_string();
+            manifest.reference = Some(url.into());
+            manifest.kernel = kernel.unwrap_or(manifest.kernel);
+        }
         manifest::write(&manifest, draft.path()).map_err(step("write the image's manifest"))?;
         let _alone = self.alone();
         self.require_free(&manifest.name)?;

@@ -14,7 +14,7 @@ use banger_proto::size::ByteSize;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{Image, Store, StoreError, io_error, read_manifest};
+use super::{BundlePull, Image, Store, StoreError, io_error, read_manifest};
 use crate::disk::DiskError;
 use crate::draft;
 use crate::elsewhere::{self, ElsewhereError};
@@ -23,7 +23,7 @@ use crate::image::{ROOTFS, WORK_SEED};
 use crate::manifest::{self, Elsewhere, KernelManifest, Manifest};
 use crate::oci::PullRequest;
 use crate::progress::Reporter;
-use crate::{catalog, sparse};
+use crate::sparse;
 
 /// Shortest beginning of an id that names an image, as for VMs.
 const ID_PREFIX_MIN: usize = 4;
@@ -295,8 +295,10 @@ impl Store {
     ) -> Result<(), ChangeError> {
         let _alone = self.alone();
         let pulled = |pull: &PullRequest| pull.shape.name == manifest.name;
+        let fetched = |pull: &BundlePull| pull.name.as_ref() == Some(&manifest.name);
         if self.shared.images.is_going(|name| *name == manifest.name)
             || self.shared.pulls.is_going(pulled)
+            || self.shared.image_bundles.is_going(fetched)
         {
             return Err(ChangeError::Going);
         }
@@ -321,10 +323,13 @@ impl Store {
                 name: name.to_string(),
             });
         }
-        if self.shared.kernels.is_going(|going| going == name) {
+        let fetched = |pull: &BundlePull| pull.name.as_ref() == Some(name);
+        if self.shared.kernels.is_going(|going| going == name)
+            || self.shared.kernel_bundles.is_going(fetched)
+        {
             return Err(ChangeError::Going);
         }
-        if catalog::kernel(name).is_none() {
+        if self.catalog().kernel(name).is_none() {
             let images: Vec<String> = self
                 .images()?
                 .iter()
@@ -421,8 +426,8 @@ impl Store {
     pub fn available_kernels(&self) -> Result<Vec<ArtifactName>, StoreError> {
         let here = self.kernels()?;
         let is_here = |name: &ArtifactName| here.iter().any(|k: &KernelManifest| k.name == *name);
-        let names = catalog::kernel_names();
-        let names = names.iter().filter_map(|name| name.parse().ok());
+        let catalog = self.catalog();
+        let names = catalog.kernels.iter().map(|kernel| kernel.name.clone());
         Ok(names.filter(|name| !is_here(name)).collect())
     }
 }

@@ -1,6 +1,7 @@
 //! What the store finds, and what it says of artifacts that are not whole. The artifacts are
 //! written by hand; making real ones is for `tests/real.rs`.
 
+use banger_proto::error::ApiError;
 use banger_proto::size::ByteSize;
 
 use super::*;
@@ -17,6 +18,7 @@ fn config(home: &Path) -> StoreConfig {
         cache_dir: home.join("cache"),
         agent: home.join("agent"),
         debian_mirror: None,
+        ubuntu_mirror: None,
     }
 }
 
@@ -124,12 +126,14 @@ async fn a_name_that_is_unknown_tells_those_that_are_known() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(
         error.hint().unwrap(),
-        "there are: debian-bookworm, debian-bookworm-slim"
+        "there are: debian-bookworm, debian-bookworm-slim, debian-trixie, ubuntu-24.04, alpine, \
+         fedora, void"
     );
     let error = place.store.require_known(&name("debian-bokworm"));
-    assert_eq!(
-        error.unwrap_err().hint().unwrap(),
-        "did you mean `debian-bookworm`? There are: debian-bookworm, debian-bookworm-slim"
+    let hint = error.unwrap_err().hint().unwrap();
+    assert!(
+        hint.starts_with("did you mean `debian-bookworm`? There are: alpine, "),
+        "{hint}"
     );
     assert!(place.store.require_known(&name("debian-bookworm")).is_ok());
     place.add_image("my-own", "2026-01-01T00:00:00Z");
@@ -228,11 +232,12 @@ async fn a_mirror_that_does_not_answer_is_named_with_all_that_was_tried() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.hint().unwrap().contains("debian_mirror"));
-    insta::assert_snapshot!(error.to_string().replace("; ", ";\n"), @r"
-    no package of the kernel `generic-6.12` could be had;
-    tried: `linux-image-6.12-cloud-amd64` in bookworm-security: no archive is known for this suite;
-    `linux-image-cloud-amd64` in trixie-security: no archive is known for this suite;
-    `linux-image-cloud-amd64` in trixie at http://127.0.0.1:1/debian: could not download http://127.0.0.1:1/debian/dists/trixie/InRelease: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111)
+    let told = ApiError::new(error.kind(), "no").caused_by(&error);
+    insta::assert_snapshot!(told.causes.join("\n"), @r"
+    none of the sources of the kernel `generic-6.12` could be had
+    `linux-image-6.12-cloud-amd64` in bookworm-security: no archive is known for the suite bookworm-security
+    `linux-image-cloud-amd64` in trixie-security: no archive is known for the suite trixie-security
+    `linux-image-cloud-amd64` in trixie: could not download http://127.0.0.1:1/debian/dists/trixie/InRelease: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111)
     ");
     assert_eq!(
         std::fs::read_dir(home.path().join("state/kernels"))

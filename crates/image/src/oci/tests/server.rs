@@ -267,6 +267,7 @@ impl Home {
             cache_dir: directory.path().join("cache"),
             agent: directory.path().join("agent"),
             debian_mirror: None,
+            ubuntu_mirror: None,
         };
         let store = Store::open_with(config, patience);
         Self {
