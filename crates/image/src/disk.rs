@@ -16,7 +16,8 @@ use banger_proto::error::ErrorKind;
 use banger_proto::size::ByteSize;
 use rustix::fs::SeekFrom;
 
-use crate::tool::{self, MKE2FS, ToolError};
+use crate::ext4::Amount;
+use crate::tool::{self, MKE2FS, ToolError, UNSHARE};
 
 /// Room that must be left on the file system beyond what a clone takes.
 const RESERVE: u64 = 64 << 20;
@@ -24,6 +25,11 @@ const RESERVE: u64 = 64 << 20;
 const LOOK_EVERY: u64 = 64 << 20;
 /// Smallest disk that can hold an ext4 file system with a journal.
 pub const SMALLEST: ByteSize = ByteSize::from_mib(16);
+/// Least size of a seed, and its journal's.
+const SEED: ByteSize = ByteSize::from_mib(256);
+const SEED_JOURNAL: ByteSize = ByteSize::from_mib(64);
+/// Bytes of a disk for each inode, as mke2fs has it for large ones.
+const BYTES_PER_INODE: u64 = 16384;
 /// Changed whenever templates are made in another way, so that old ones are not used.
 const TEMPLATE_FORMAT: u32 = 2;
 
@@ -131,6 +137,28 @@ pub fn clone_blank(cache_dir: &Path, size: ByteSize, to: &Path) -> Result<(), Di
     }
     let template = template(cache_dir, size)?;
     clone_file(&template, to)
+}
+
+/// Makes `to`, a disk to make others of by [`clone_seed`]: what is in the host's directory
+/// `content`, which takes `amount`, as root's, and room to be used as it is. The disks grow to a
+/// thousand times its size. `to` must not exist; it is not there after a failure.
+pub(crate) fn make_seed(content: &Path, amount: Amount, to: &Path) -> Result<(), DiskError> {
+    // An inode for each so many bytes, and a tenth for what the file system needs of its own.
+    let bytes = amount.bytes.max(amount.inodes * BYTES_PER_INODE);
+    let content_mib = (bytes + bytes / 10).div_ceil(1 << 20);
+    let size = ByteSize::from_mib(SEED.mib().max(2 * SEED_JOURNAL.mib() + content_mib));
+    let made = File::create_new(to)
+        .and_then(|file| file.set_len(size.bytes()))
+        .map_err(io_error("create", to))
+        .and_then(|()| format_ext4(to, size, Some(content)));
+    let synced = made.and_then(|()| {
+        let file = File::open(to).map_err(io_error("open", to))?;
+        file.sync_all().map_err(io_error("write", to))
+    });
+    synced.inspect_err(|_| {
+        // The first failure is the one to tell of.
+        let _ = std::fs::remove_file(to);
+    })
 }
 
 /// Makes the disk `to` of `size` out of `seed`, whose file system the guest grows into it. `to`
@@ -304,7 +332,7 @@ fn template(cache_dir: &Path, size: ByteSize) -> Result<PathBuf, DiskError> {
         .as_file()
         .set_len(size.bytes())
         .map_err(io_error("size", draft.path()))?;
-    format_ext4(draft.path(), size)?;
+    format_ext4(draft.path(), size, None)?;
     draft
         .as_file()
         .sync_all()
@@ -315,18 +343,32 @@ fn template(cache_dir: &Path, size: ByteSize) -> Result<PathBuf, DiskError> {
     Ok(path)
 }
 
-fn format_ext4(path: &Path, size: ByteSize) -> Result<(), DiskError> {
+/// Formats the file `path`, with the content of a directory of the host's if there is one.
+fn format_ext4(path: &Path, size: ByteSize, content: Option<&Path>) -> Result<(), DiskError> {
     // On a regular file, mke2fs punches holes and then knows that the inode tables are
     // zero: neither it nor the guest's kernel writes them.
     let format = || {
-        let mut command = MKE2FS.command()?;
+        let mut command = match content {
+            // In a user namespace where it is root, an ordinary user's files are root's.
+            Some(_) if !rustix::process::geteuid().is_root() => {
+                let mut command = UNSHARE.command()?;
+                command.args(["--map-root-user", "--"]).arg(MKE2FS.find()?);
+                command
+            }
+            _ => MKE2FS.command()?,
+        };
         command
             .args(["-q", "-F", "-t", "ext4", "-m", "0"])
             // As for a large disk, however small this one is: it may grow to a thousand times
             // its size while it is mounted, and its blocks and inodes must fit then.
-            .args(["-b", "4096", "-i", "16384"])
-            .args(["-E", "discard,lazy_journal_init=1,root_owner=0:0"])
-            .arg(path);
+            .args(["-b", "4096", "-i", &BYTES_PER_INODE.to_string()])
+            .args(["-E", "discard,lazy_journal_init=1,root_owner=0:0"]);
+        if let Some(content) = content {
+            // The journal does not grow with the disk: this is that of a disk of 8 GiB.
+            command.args(["-J", &format!("size={}", SEED_JOURNAL.mib())]);
+            command.arg("-d").arg(content);
+        }
+        command.arg(path);
         tool::run(&mut command)
     };
     format()

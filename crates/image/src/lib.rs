@@ -7,7 +7,7 @@
 //! that a host may have to get: it is here because downloads and archives are.
 //!
 //! ```text
-//! state/images/<id>/{rootfs.ext4, manifest.json}
+//! state/images/<id>/{rootfs.ext4, work-seed.ext4, manifest.json}
 //! state/kernels/<name>/{vmlinux, modules.ext4, modules.load, boot/*.ko, manifest.json,
 //!                       initrd-<hash>.img}
 //! state/engines/firecracker/<version>/{firecracker, jailer, manifest.json}
@@ -34,6 +34,7 @@ mod kernel;
 mod manifest;
 mod oci;
 mod progress;
+mod seed;
 mod sparse;
 mod store;
 mod tarball;

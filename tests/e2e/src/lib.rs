@@ -17,6 +17,7 @@
     reason = "in a test harness a panic is how a test fails"
 )]
 
+mod archive;
 mod files;
 mod guard;
 mod home;
@@ -25,6 +26,7 @@ mod invocation;
 mod terminal;
 mod user;
 
+pub use archive::{TAG, archive, busybox, has_busybox, system};
 pub use files::{wait_for_words, wait_in};
 pub use home::{Home, IMAGE};
 pub use invocation::{Invocation, Output, Running, exits_within, pid_exits_within};

@@ -1,9 +1,11 @@
 //! Images and kernels of the user's own: recorded where they are, taken over, carried, removed.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use banger_e2e::{Home, IMAGE};
+use banger_e2e::{Home, IMAGE, archive, busybox, has_busybox};
 
 /// The root file system of the shared image, in a place that is not banger's.
 fn rootfs(home: &Home) -> PathBuf {
@@ -92,6 +94,58 @@ fn an_image_is_carried_from_store_to_store_and_removed() {
         .run()
         .exited_with(0);
     assert_eq!(home.files_named("rootfs.ext4").len(), 1);
+}
+
+#[test]
+fn the_work_disk_of_a_new_vm_has_come_with_its_image_and_grown() {
+    let Some(home) = Home::with_vms() else { return };
+    if !has_busybox() {
+        return;
+    }
+    let image = archive(&home, |root| {
+        busybox(root);
+        fs::write(root.join("root/.profile"), "export FROM=image\n").expect("it can be written");
+        symlink(".profile", root.join("root/link")).expect("it can be written");
+    });
+    let source = format!("docker-archive:{}", image.display());
+    home.banger(["image", "pull", &source, "--name", "seeded"])
+        .run()
+        .exited_with(0);
+    assert_eq!(home.files_named("work-seed.ext4").len(), 1);
+    let made = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("it is later than 1970")
+        .as_secs();
+    let create = ["vm", "create", "--name", "vm", "--image", "seeded"];
+    home.banger(create.into_iter().chain(["--disk-size", "2G"]))
+        .run()
+        .exited_with(0);
+    let exec = |words: &[&str]| {
+        let command = ["vm", "exec", "vm", "--"].iter().chain(words).copied();
+        home.banger(command).run().exited_with(0).text()
+    };
+    assert_eq!(exec(&["cat", "/root/link"]), "export FROM=image");
+    // Its inode is of the time when the image was made, and not of the boot.
+    let changed: u64 = exec(&["stat", "-c", "%Z", "/root/.profile"])
+        .parse()
+        .expect("a number of seconds");
+    assert!(changed <= made, "{changed} > {made}");
+    let room = exec(&["df", "-k", "/root"]);
+    let room: u64 = room
+        .split_ascii_whitespace()
+        .rev()
+        .nth(4)
+        .and_then(|word| word.parse().ok())
+        .unwrap_or_else(|| panic!("{room}"));
+    assert!(room > 1_800_000, "{room} KiB");
+    home.banger(["vm", "delete", "vm"]).run().exited_with(0);
+
+    let small = create.into_iter().chain(["--disk-size", "100M"]);
+    home.banger(small)
+        .run()
+        .exited_with(1)
+        .says("--disk-size 256M");
+    home.wait_for_no_vm();
 }
 
 #[test]

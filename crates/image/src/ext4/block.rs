@@ -128,7 +128,8 @@ impl Blocks {
         looked.map_err(io::Error::other)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    /// Writes what is buffered.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
         self.look_for_room(self.buffer.len())?;
         self.file
             .write_all_at(&self.buffer, self.buffer_at * BLOCK as u64)?;

@@ -18,9 +18,9 @@ const LONGEST: u32 = 1 << 15;
 /// A run of a file's blocks that is one run of the disk's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
-    logical: u32,
-    physical: u64,
-    count: u32,
+    pub(super) logical: u32,
+    pub(super) physical: u64,
+    pub(super) count: u32,
 }
 
 /// Adds `count` blocks at `physical` as block `logical` of the file, to the last extent
@@ -73,6 +73,44 @@ pub(super) fn root(extents: &[Extent], blocks: &mut Blocks) -> io::Result<[u8; 6
     let mut root = [0; 60];
     fill_node(&mut root, &entries, IN_INODE, depth);
     Ok(root)
+}
+
+/// The extents that [`root`] has mapped; `block` reads a block of the disk.
+pub(super) fn read(
+    root: &[u8; 60],
+    block: impl Fn(u64) -> io::Result<[u8; BLOCK]>,
+) -> io::Result<Vec<Extent>> {
+    let mut extents = Vec::new();
+    let mut open = vec![root.to_vec()];
+    while let Some(node) = open.pop() {
+        let (count, depth) = (get16(&node, 2), get16(&node, 6));
+        // Those of a node are in ascending order, and the last one of the stack comes next.
+        let mut children = Vec::new();
+        for entry in node[HEADER..].chunks_exact(ENTRY).take(count.into()) {
+            let logical = get32(entry, 0);
+            match depth {
+                0 => extents.push(Extent {
+                    logical,
+                    physical: u64::from(get16(entry, 6)) << 32 | u64::from(get32(entry, 8)),
+                    count: get16(entry, 4).into(),
+                }),
+                _ => {
+                    let child = u64::from(get16(entry, 8)) << 32 | u64::from(get32(entry, 4));
+                    children.push(block(child)?.to_vec());
+                }
+            }
+        }
+        open.extend(children.into_iter().rev());
+    }
+    Ok(extents)
+}
+
+fn get16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn get32(bytes: &[u8], at: usize) -> u32 {
+    u32::from(get16(bytes, at)) | u32::from(get16(bytes, at + 2)) << 16
 }
 
 fn fill_node(node: &mut [u8], entries: &[(u32, [u8; ENTRY])], room: usize, depth: u16) {

@@ -24,10 +24,12 @@ pub(crate) mod read;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unpack;
 mod writer;
 
 pub(crate) use attribute::holds_attribute;
 pub(crate) use inode::{Attributes, Device, Time};
+pub(crate) use unpack::Amount;
 pub(crate) use writer::{Ext4Error, Writer};
 
 /// Bytes of a block.

@@ -701,3 +701,100 @@ proptest! {
         prop_assert!(shares || summary.inodes == names + 1);
     }
 }
+
+#[test]
+fn a_subtree_becomes_files_of_the_host() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some((directory, disk)) = workplace() else {
+        return;
+    };
+    let mut writer = writer(&disk);
+    let plain = |mode| Attributes {
+        mode,
+        modified: Time {
+            seconds: 1_600_000_000,
+            nanoseconds: 0,
+        },
+        ..Attributes::default()
+    };
+    writer.directory(b"root", &plain(0o700)).unwrap();
+    // Every other 64 KiB a hole: more extents than an inode or one block of the tree holds.
+    let pieces: Vec<u8> = (0..800u32)
+        .flat_map(|at| vec![u8::try_from(at % 2 * 7).unwrap(); 64 << 10])
+        .collect();
+    let size = pieces.len() as u64;
+    writer
+        .file(b"root/holes", &plain(0o640), &mut &pieces[..], size)
+        .unwrap();
+    writer
+        .file(
+            b"root/.config/deep/tool",
+            &plain(0o4755),
+            &mut &b"#!"[..],
+            2,
+        )
+        .unwrap();
+    writer
+        .hard_link(b"root/same", b"root/.config/deep/tool")
+        .unwrap();
+    let far = [b'x'; 200];
+    writer.symlink(b"root/far", &plain(0o777), &far).unwrap();
+    writer
+        .symlink(b"root/near", &plain(0o777), b"/etc")
+        .unwrap();
+
+    let to = directory.path().join("root");
+    let subtree = writer.subtree(b"root").unwrap().unwrap();
+    let amount = subtree.measure().unwrap();
+    assert_eq!(amount.inodes, 7);
+    assert!((size / 2..size / 2 + (1 << 20)).contains(&amount.bytes));
+    subtree.unpack(&File::open(&disk).unwrap(), &to).unwrap();
+    let mode = |name: &str| to.join(name).metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!(
+        [mode(""), mode("holes"), mode("same"), mode(".config")],
+        [0o700, 0o640, 0o4755, 0o755]
+    );
+    assert!(std::fs::read(to.join("holes")).unwrap() == pieces);
+    let status = |name: &str| std::fs::symlink_metadata(to.join(name)).unwrap();
+    assert!(status("holes").blocks() * 512 < size / 2 + (1 << 20));
+    assert_eq!(status("same").ino(), status(".config/deep/tool").ino());
+    assert_eq!(status("far").mtime(), 1_600_000_000);
+    assert_eq!(status("").mtime(), 1_600_000_000);
+    let target = |name: &str| std::fs::read_link(to.join(name)).unwrap();
+    assert_eq!(target("far").as_os_str().len(), 200);
+    assert_eq!(target("near"), Path::new("/etc"));
+}
+
+#[test]
+fn what_an_ordinary_user_cannot_show_has_no_measure() {
+    let Some((_directory, disk)) = workplace() else {
+        return;
+    };
+    let mut writer = writer(&disk);
+    let odd = [
+        Attributes {
+            uid: 7,
+            ..attributes(0o644)
+        },
+        Attributes {
+            extended: vec![(b"user.x".to_vec(), b"y".to_vec())],
+            ..attributes(0o644)
+        },
+    ];
+    let plain = attributes(0o755);
+    for (name, attributes) in ["1", "2"].iter().zip(&odd) {
+        let path = format!("{name}/below/file");
+        writer.directory(name.as_bytes(), &plain).unwrap();
+        writer
+            .file(path.as_bytes(), attributes, &mut io::empty(), 0)
+            .unwrap();
+    }
+    writer.directory(b"3", &attributes(0o500)).unwrap();
+    writer.device(b"4/fifo", &plain, Device::Fifo).unwrap();
+    writer.file(b"5", &plain, &mut io::empty(), 0).unwrap();
+    for name in ["1", "2", "3", "4", "5"] {
+        let subtree = writer.subtree(name.as_bytes()).unwrap().unwrap();
+        assert_eq!(subtree.measure(), None, "{name}");
+    }
+    assert!(writer.subtree(b"6").unwrap().is_none());
+}

@@ -127,6 +127,12 @@ impl Tree {
         self.directories.contains_key(&number)
     }
 
+    /// What is in the directory `number`, by name.
+    pub(super) fn names(&self, number: u32) -> impl Iterator<Item = (&[u8], u32)> {
+        let names = self.directories.get(&number).into_iter().flatten();
+        names.map(|(text, name)| (&text[..], name.inode))
+    }
+
     /// Takes the names of all directories out.
     pub(super) fn take_directories(&mut self) -> BTreeMap<u32, Names> {
         std::mem::take(&mut self.directories)
@@ -400,7 +406,7 @@ impl Tree {
     }
 
     /// The target of the symbolic link `number`, `None` if it is something else.
-    fn target(&self, number: u32) -> Option<&[u8]> {
+    pub(super) fn target(&self, number: u32) -> Option<&[u8]> {
         let inode = self.inode(number)?;
         if inode.mode & mode::TYPE != mode::SYMLINK {
             return None;

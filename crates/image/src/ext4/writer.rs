@@ -11,6 +11,7 @@ use super::directory::{self, Entry};
 use super::extent::{self, Extent};
 use super::inode::{self, Attributes, Device, Inode, mode};
 use super::tree::{self, FIRST_INODE, Freed, MOST_MEMORY, Place, ROOT, Tree};
+use super::unpack::Subtree;
 use super::{BLOCK, BLOCKS_PER_GROUP, INODES_PER_BLOCK, attribute, low16, low32, put16, put32};
 use crate::disk::DiskError;
 
@@ -319,6 +320,16 @@ impl Writer {
     /// last blocks.
     pub(crate) fn size_on_disk(&self) -> u64 {
         self.blocks.kept() * BLOCK as u64
+    }
+
+    /// The directory `path` to be laid out as files of the host; `None` if it is not there.
+    pub(crate) fn subtree(&mut self, path: &[u8]) -> Result<Option<Subtree<'_>>, Ext4Error> {
+        let place = self.tree.look(path)?;
+        let Some(number) = place.and_then(|place| self.tree.at(place)) else {
+            return Ok(None);
+        };
+        self.blocks.flush().map_err(Ext4Error::Write)?;
+        Ok(Some(Subtree::new(&self.tree, number)))
     }
 
     /// What is written from here on is of a layer above all that was written before.

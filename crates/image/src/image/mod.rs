@@ -32,6 +32,7 @@ use crate::hash::show_sha256;
 use crate::manifest::{self, Manifest};
 use crate::oci::OciFailure;
 use crate::progress::Reporter;
+use crate::seed;
 use crate::store::{ImportError, StoreConfig, StoreError};
 use crate::tarball;
 use crate::tool::{MMDEBSTRAP, ToolError};
@@ -273,7 +274,7 @@ fn build(
     };
     let report = bootstrap::StageReporter::new(name, progress);
     let (digest, length) = bootstrap.run(processes, &report, |stream| {
-        write_rootfs(stream, file, &id, name, progress)
+        write_rootfs(stream, file, draft.path(), &id, name, progress)
     })?;
     drop(scratch);
 
@@ -322,10 +323,12 @@ fn no_keyring() -> ImageError {
     }
 }
 
-/// Turns the tar stream into a file system; returns the stream's hash and the disk's length.
+/// Turns the tar stream into a file system and its work seed; returns the stream's hash and the
+/// disk's length.
 fn write_rootfs(
     stream: &mut dyn Read,
     file: File,
+    draft: &Path,
     id: &ImageId,
     name: &ArtifactName,
     progress: &Reporter,
@@ -341,6 +344,7 @@ fn write_rootfs(
     tarball::copy_into(BufReader::with_capacity(1 << 18, &mut hashed), &mut writer)
         .map_err(step("turn the archive into a file system"))?;
     customise::apply(&mut writer).map_err(step("adapt the file system"))?;
+    seed::make(&mut writer, draft);
     let summary = writer.finish().map_err(step("finish the file system"))?;
     Ok((hashed.hasher.finalize().into(), summary.length))
 }

@@ -22,6 +22,7 @@ use crate::ext4::Writer;
 use crate::image::{ROOTFS, uuid};
 use crate::manifest::{self, Manifest};
 use crate::progress::Reporter;
+use crate::seed;
 
 /// What any image may have when decompressed, however small it is when compressed.
 const LARGE: u64 = 4 << 30;
@@ -75,7 +76,8 @@ pub(super) fn convert<R: Read + Send>(
             .map_err(|source| of_layer(source, at + 1, count))?;
         left -= length;
     }
-    let (writer, os_release) = merge.into_parts();
+    let (mut writer, os_release) = merge.into_parts();
+    seed::make(&mut writer, draft.path());
     let summary = writer.finish().map_err(step("finish the file system"))?;
     let execution = &origin.config.config;
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
