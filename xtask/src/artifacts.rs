@@ -1,6 +1,6 @@
 //! What the tests with real VMs share: the three programs in one directory, and a store that
 //! holds one image and its kernel, made once by the real `banger image pull`, and the systems
-//! with other inits that images are made of.
+//! with other inits or with Docker that images are made of.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,16 @@ use crate::workspace::{AGENT, HOST_PROGRAMS, Workspace, place_program};
 pub const IMAGE: &str = "debian-bookworm-slim";
 /// What of a `BANGER_HOME` the tests share.
 const SHARED: [&str; 2] = ["images", "kernels"];
-/// Small Debian systems with another init than the image's: a name, and what makes it one.
-const INITS: [(&str, &str); 3] = [
-    ("openrc", "openrc,sysvinit-core"),
-    ("runit", "runit-init"),
-    ("sysvinit", "sysvinit-core,sysv-rc"),
+/// Small Debian systems: where they are in the store, and the packages that make them. First
+/// those with another init than the image's, then the one with Docker as the default image has it.
+const SYSTEMS: [(&str, &str); 4] = [
+    ("inits/openrc", "openrc,sysvinit-core"),
+    ("inits/runit", "runit-init"),
+    ("inits/sysvinit", "sysvinit-core,sysv-rc"),
+    (
+        "docker",
+        "systemd-sysv,dbus,docker.io,apparmor,iptables,kmod,ca-certificates",
+    ),
 ];
 /// The release that these are of.
 const RELEASE: &str = "bookworm";
@@ -48,22 +53,23 @@ pub fn programs(workspace: &Workspace, host_programs: &Path, agent: &Path) -> Re
 pub fn store(workspace: &Workspace, programs: &Path) -> Result<PathBuf> {
     let store = workspace.target.join("test-store");
     image(workspace, programs, &store)?;
-    inits(&store.join("inits"))?;
+    systems(&store)?;
     Ok(store)
 }
 
 /// Makes those systems that are not there yet, each the tar of its files.
-fn inits(directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory)
-        .with_context(|| format!("could not make {}", directory.display()))?;
-    for (name, packages) in INITS {
+fn systems(store: &Path) -> Result<()> {
+    for (name, packages) in SYSTEMS {
         let (made, draft) = (
-            directory.join(format!("{name}.tar")),
-            directory.join(format!(".{name}.new.tar")),
+            store.join(format!("{name}.tar")),
+            store.join(format!("{name}.new.tar")),
         );
         if made.is_file() {
             continue;
         }
+        let directory = made.parent().unwrap_or(store);
+        fs::create_dir_all(directory)
+            .with_context(|| format!("could not make {}", directory.display()))?;
         let mut command = Command::new("mmdebstrap");
         command
             .args(["--quiet", "--mode=unshare", "--variant=essential"])

@@ -20,6 +20,7 @@ mod root;
 mod seed;
 mod signals;
 mod stay;
+mod volumes;
 
 use std::convert::Infallible;
 use std::fs;

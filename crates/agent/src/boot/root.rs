@@ -12,6 +12,7 @@ use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::process::{chdir, chroot};
 
 use super::BootError;
+use super::volumes;
 use crate::report::BootReport;
 
 /// Where the image's root grows.
@@ -43,7 +44,7 @@ pub(super) fn assemble(
     report: &mut BootReport,
 ) -> Result<Option<OwnedFd>, BootError> {
     mount_base(base)?;
-    let mounted = system.map(|device| mount_new(device, SYSTEM, "ext4", MountFlags::NOATIME, ""));
+    let mounted = system.map(|device| mount_disk(device, SYSTEM));
     let persistent = matches!(mounted, Some(Ok(())));
     if let Some(result) = mounted {
         super::warn(report, "system disk", result);
@@ -72,10 +73,18 @@ pub(super) fn assemble(
         &options,
     )?;
     mount_run()?;
+    let volumes = volumes::mount(Path::new(NEW_ROOT), Path::new(BASE), Path::new(SYSTEM));
+    super::warn(report, "volumes", volumes);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(SYSTEM, flags, Mode::empty())
         .ok()
         .filter(|_| persistent))
+}
+
+/// Mounts one of the VM's own disks. Where it has grown, its new inode tables are holes of the
+/// host's file, which read as the zeros that they must be: the kernel need not write them.
+pub(super) fn mount_disk(device: &str, target: &str) -> Result<(), BootError> {
+    mount_new(device, target, "ext4", MountFlags::NOATIME, "noinit_itable")
 }
 
 /// A base that was not cleanly unmounted when it was made has a journal that cannot be

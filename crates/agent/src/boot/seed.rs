@@ -1,4 +1,5 @@
-//! What the work disk holds: `root/`, mounted at `/root`, filled from the image once.
+//! What the work disk holds: `root/`, mounted at `/root`, filled from the image once. A disk that
+//! was made from the image's work seed comes with it.
 //!
 //! ```text
 //! empty --copy--> root.new --sync, rename--> root
@@ -11,11 +12,11 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt,
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timestamps, XattrFlags, syncfs, utimensat};
-use rustix::mount::{MountFlags, mount_bind};
+use rustix::mount::mount_bind;
 use rustix::time::Timespec;
 
 use super::BootError;
-use super::root::mount_new;
+use super::root::mount_disk;
 
 /// Where the disk itself is mounted, in the image's root.
 const WORK: &str = "run/banger/work";
@@ -23,13 +24,7 @@ const WORK: &str = "run/banger/work";
 /// Mounts the work disk and its `root/` at `/root`.
 pub(super) fn mount_work(device: &str, root: &Path) -> Result<(), BootError> {
     let work = root.join(WORK);
-    mount_new(
-        device,
-        &work.to_string_lossy(),
-        "ext4",
-        MountFlags::NOATIME,
-        "",
-    )?;
+    mount_disk(device, &work.to_string_lossy())?;
     let home = root.join("root");
     let failed = |source| BootError::Mount {
         what: device.to_owned(),
@@ -42,8 +37,11 @@ pub(super) fn mount_work(device: &str, root: &Path) -> Result<(), BootError> {
             .create(&home)
             .map_err(failed)?;
     }
-    seed(&home, &work).map_err(failed)?;
-    mount_bind(work.join("root"), &home).map_err(|errno| failed(errno.into()))
+    let seeded = work.join("root");
+    if !seeded.exists() {
+        fill(&home, &seeded).map_err(failed)?;
+    }
+    mount_bind(&seeded, &home).map_err(|errno| failed(errno.into()))
 }
 
 /// The mounted work disk's own root directory.
@@ -56,21 +54,17 @@ pub(super) fn open_work(root: &Path) -> Result<File, BootError> {
     })
 }
 
-/// Fills `work/root` from `image`, unless it was filled before.
-fn seed(image: &Path, work: &Path) -> io::Result<()> {
-    let seeded = work.join("root");
-    if seeded.exists() {
-        return Ok(());
-    }
-    let unfinished = work.join("root.new");
+/// Makes `to` a copy of `from`, whole or not at all.
+pub(super) fn fill(from: &Path, to: &Path) -> io::Result<()> {
+    let unfinished = to.with_extension("new");
     match fs::remove_dir_all(&unfinished) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => result?,
     }
-    copy_tree(image, &unfinished)?;
-    let directory = File::open(work)?;
+    copy_tree(from, &unfinished)?;
+    let directory = File::open(to.parent().unwrap_or(to))?;
     syncfs(&directory)?;
-    fs::rename(&unfinished, &seeded)?;
+    fs::rename(&unfinished, to)?;
     directory.sync_all()
 }
 
@@ -122,6 +116,7 @@ fn copy_attributes(from: &Path, to: &Path, metadata: &fs::Metadata) -> io::Resul
     Ok(utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
+/// The marks of the root's own overlay are not among them: the kernel does not list these.
 fn copy_extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
     // Names and values are at most 64 KiB each (xattr(7)).
     let mut names = vec![0u8; 64 * 1024];
@@ -135,10 +130,6 @@ fn copy_extended_attributes(from: &Path, to: &Path) -> io::Result<()> {
         .split(|&byte| byte == 0)
         .filter(|name| !name.is_empty())
     {
-        // The overlay's own marks must not be copied.
-        if name.starts_with(b"trusted.overlay.") {
-            continue;
-        }
         let length = rustix::fs::lgetxattr(from, name, &mut value[..])?;
         rustix::fs::lsetxattr(to, name, &value[..length], XattrFlags::empty())?;
     }
@@ -163,8 +154,8 @@ mod tests {
         symlink("/nowhere", image.join("link")).unwrap();
         fs::set_permissions(&image, PermissionsExt::from_mode(0o700)).unwrap();
 
-        seed(&image, &work).unwrap();
         let root = work.join("root");
+        fill(&image, &root).unwrap();
         let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o7777;
         assert_eq!(mode(&root), 0o700);
         assert_eq!(mode(&root.join(".bashrc")), 0o640);
@@ -177,9 +168,5 @@ mod tests {
         assert!(!root.join("left-over").exists() && !work.join("root.new").exists());
         let modified = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
         assert_eq!(modified(&root.join("run")), modified(&image.join("run")));
-
-        fs::write(root.join(".bashrc"), "mine\n").unwrap();
-        seed(&image, &work).unwrap();
-        assert_eq!(fs::read_to_string(root.join(".bashrc")).unwrap(), "mine\n");
     }
 }

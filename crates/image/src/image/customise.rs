@@ -3,7 +3,7 @@
 use crate::ext4::{Attributes, Ext4Error, Writer};
 
 /// What would be the same in every machine, or is the building host's.
-const REMOVED: [&str; 20] = [
+const REMOVED: [&str; 21] = [
     "etc/hostname",
     "etc/resolv.conf",
     "etc/ssh/ssh_host_ecdsa_key",
@@ -25,6 +25,8 @@ const REMOVED: [&str; 20] = [
     "etc/systemd/system/sshd.service",
     "etc/systemd/system/multi-user.target.wants/containerd.service",
     "etc/systemd/system/multi-user.target.wants/docker.service",
+    // Its profiles are for programs that are not there; Docker loads its own.
+    "etc/systemd/system/sysinit.target.wants/apparmor.service",
     // Nobody sits at a screen.
     "etc/systemd/system/getty.target.wants/getty@tty1.service",
 ];
