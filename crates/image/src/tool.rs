@@ -38,6 +38,10 @@ pub(crate) const NEWUIDMAP: Tool = Tool {
     name: "newuidmap",
     package: "uidmap",
 };
+pub(crate) const NPM: Tool = Tool {
+    name: "npm",
+    package: "npm",
+};
 pub(crate) const APT_CONFIG: Tool = Tool {
     name: "apt-config",
     package: "apt",

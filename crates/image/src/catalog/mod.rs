@@ -97,6 +97,39 @@ pub(crate) struct Recipe {
     pub(crate) components: Vec<String>,
     /// Packages beyond the essential ones and apt, sorted.
     pub(crate) packages: Vec<String>,
+    /// Programs that no package of the archive has.
+    pub(crate) programs: Vec<Program>,
+    /// What npm installs for everybody: `name@version`, the first one before the others.
+    pub(crate) npm: Vec<String>,
+}
+
+/// A program in one file, which an image does without where it cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) name: String,
+    /// Where it goes in the image, such as `usr/local/bin/mise`.
+    pub(crate) path: String,
+    /// The architecture it is for, such as `x86_64`.
+    pub(crate) arch: String,
+    /// What it must be, wherever it comes from.
+    pub(crate) sha256: Digest,
+    pub(crate) size: u64,
+    /// The best one first; at least one.
+    pub(crate) sources: Vec<ProgramSource>,
+}
+
+/// Where a program may come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ProgramSource {
+    /// The file itself on the web.
+    Url(WebUrl),
+    /// A file in a package of npm's, which the host's own npm fetches.
+    Npm {
+        /// `name@version`.
+        package: String,
+        /// The file, such as `bin/mise`.
+        file: String,
+    },
 }
 
 /// A package of Debian's that holds a kernel, or depends on the one that does.
@@ -137,6 +170,15 @@ impl fmt::Display for ImageSource {
             Self::Bundle(bundle) => bundle.fmt(f),
             Self::Oci(reference) => reference.fmt(f),
             Self::Recipe(recipe) => write!(f, "packages of {} {}", recipe.family, recipe.release),
+        }
+    }
+}
+
+impl fmt::Display for ProgramSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => url.fmt(f),
+            Self::Npm { package, .. } => write!(f, "npm's `{package}`"),
         }
     }
 }

@@ -10,7 +10,10 @@ use banger_proto::reference::{Digest, ImageReference};
 use banger_proto::url::WebUrl;
 use serde::Deserialize;
 
-use super::{Bundle, Catalog, ImageEntry, ImageSource, KernelEntry, KernelSource, Package, Recipe};
+use super::{
+    Bundle, Catalog, ImageEntry, ImageSource, KernelEntry, KernelSource, Package, Program,
+    ProgramSource, Recipe,
+};
 use crate::debian::mirror::Family;
 
 /// The way of writing that this banger reads.
@@ -131,6 +134,35 @@ struct WrittenRecipe {
     components: Option<Vec<String>>,
     #[serde(default)]
     packages: Vec<String>,
+    #[serde(default)]
+    program: Vec<WrittenProgram>,
+    #[serde(default)]
+    npm: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenProgram {
+    name: String,
+    path: String,
+    arch: String,
+    sha256: String,
+    size: u64,
+    source: Vec<WrittenProgramSource>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WrittenProgramSource {
+    Url(WebUrl),
+    Npm(WrittenNpm),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenNpm {
+    package: String,
+    file: String,
 }
 
 impl Catalog {
@@ -260,6 +292,12 @@ impl Catalog {
         let lacks = |key: &str| format!("has a recipe without `{key}`");
         let mut packages = base.map_or_else(Vec::new, |base| base.packages.clone());
         packages.extend(written.packages);
+        let mut programs = base.map_or_else(Vec::new, |base| base.programs.clone());
+        for program in written.program {
+            programs.push(admit_program(program)?);
+        }
+        let mut npm = base.map_or_else(Vec::new, |base| base.npm.clone());
+        npm.extend(written.npm);
         let recipe = Recipe {
             family: written
                 .family
@@ -274,6 +312,8 @@ impl Catalog {
                 .or_else(|| base.map(|base| base.components.clone()))
                 .unwrap_or_else(|| vec!["main".to_owned()]),
             packages: sorted_once(packages)?,
+            programs,
+            npm,
         };
         require("release", &recipe.release, is_suite)?;
         for component in &recipe.components {
@@ -284,6 +324,9 @@ impl Catalog {
         }
         for package in &recipe.packages {
             require("package", package, is_package)?;
+        }
+        for package in &recipe.npm {
+            require("package of npm's with its version", package, is_npm_package)?;
         }
         Ok(recipe)
     }
@@ -300,15 +343,56 @@ impl Catalog {
 
 fn admit_bundle(written: WrittenBundle) -> Result<Bundle, String> {
     let WrittenBundle { url, sha256, arch } = written;
-    let is_hash = |text: &str| format!("sha256:{text}").parse::<Digest>().is_ok();
-    require("hash", &sha256, is_hash)?;
     require("architecture", &arch, is_arch)?;
-    let sha256 = format!("sha256:{sha256}");
     Ok(Bundle {
         url,
-        sha256: sha256.parse().expect("it was judged above"),
+        sha256: admit_hash(&sha256)?,
         arch,
     })
+}
+
+fn admit_program(written: WrittenProgram) -> Result<Program, String> {
+    let WrittenProgram {
+        name,
+        path,
+        arch,
+        sha256,
+        size,
+        source,
+    } = written;
+    require("program", &name, is_package)?;
+    require("path in an image", &path, is_path)?;
+    require("architecture", &arch, is_arch)?;
+    let sources = source.into_iter().map(|source| match source {
+        WrittenProgramSource::Url(url) => Ok(ProgramSource::Url(url)),
+        WrittenProgramSource::Npm(WrittenNpm { package, file }) => {
+            require(
+                "package of npm's with its version",
+                &package,
+                is_npm_package,
+            )?;
+            require("file of a package", &file, is_path)?;
+            Ok(ProgramSource::Npm { package, file })
+        }
+    });
+    let sources = sources.collect::<Result<Vec<_>, String>>()?;
+    if sources.is_empty() {
+        return Err(format!("has no source of the program `{name}`"));
+    }
+    Ok(Program {
+        name,
+        path,
+        arch,
+        sha256: admit_hash(&sha256)?,
+        size,
+        sources,
+    })
+}
+
+fn admit_hash(text: &str) -> Result<Digest, String> {
+    format!("sha256:{text}")
+        .parse()
+        .map_err(|_| format!("names {text:?}, which is no hash"))
 }
 
 /// The packages in order; refuses one that stands there twice.
@@ -361,6 +445,36 @@ fn is_version(text: &str) -> bool {
     is_made_of(text, |byte| {
         byte.is_ascii_alphanumeric() || b".+-~:".contains(&byte)
     })
+}
+
+/// A path below a directory, of plain names.
+fn is_path(text: &str) -> bool {
+    text.split('/').all(|name| {
+        is_made_of(name, |byte| {
+            byte.is_ascii_alphanumeric() || b".+-_".contains(&byte)
+        })
+    })
+}
+
+/// `name@1.2.3` or `@scope/name@1.2.3`: one version, and nothing that npm would take for an
+/// option, a path or another place.
+fn is_npm_package(text: &str) -> bool {
+    let is_name = |text: &str| {
+        is_made_of(text, |byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte)
+        })
+    };
+    let (scope, rest) = match text.strip_prefix('@') {
+        Some(rest) => rest.split_once('/').unwrap_or(("", rest)),
+        None => ("none", text),
+    };
+    let Some((name, version)) = rest.split_once('@') else {
+        return false;
+    };
+    let is_exact = version.starts_with(|first: char| first.is_ascii_digit())
+        && version.split('.').count() >= 3
+        && is_version(version);
+    is_name(scope) && is_name(name) && is_exact
 }
 
 fn is_arch(text: &str) -> bool {

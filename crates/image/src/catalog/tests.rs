@@ -30,6 +30,17 @@ oci = "alpine:3.20"
 family = "debian"
 release = "bookworm"
 packages = ["git", "curl"]
+npm = ["node@24.21.0"]
+[[image.source.recipe.program]]
+name = "mise"
+path = "usr/local/bin/mise"
+arch = "x86_64"
+sha256 = "HASH"
+size = 9
+[[image.source.recipe.program.source]]
+url = "https://example.org/mise"
+[[image.source.recipe.program.source]]
+npm = { package = "@scope/mise@1.2.3", file = "bin/mise" }
 
 [[image]]
 name = "b"
@@ -41,6 +52,7 @@ kernel = "k"
 extends = "a"
 release = "trixie"
 packages = ["docker-cli"]
+npm = ["@scope/tool@0.1.0-rc.1"]
 "#;
 
 fn small() -> String {
@@ -54,7 +66,12 @@ fn name(text: &str) -> ArtifactName {
 #[test]
 fn the_catalog_that_is_built_in_is_one() {
     let catalog = Catalog::parse(BUILT_IN).unwrap();
-    for image in ["debian-bookworm", "debian-bookworm-slim", "alpine"] {
+    for image in [
+        "debian-bookworm",
+        "debian-bookworm-slim",
+        "debian-agents",
+        "alpine",
+    ] {
         assert!(catalog.image(&name(image)).is_some(), "{image}");
     }
     assert_eq!(catalog.default_kernel(), &name("generic-6.12"));
@@ -82,15 +99,28 @@ fn sources_keep_their_order_and_recipes_add_to_what_they_extend() {
         .iter()
         .flat_map(|image| &image.sources)
         .map(|source| match source {
-            ImageSource::Recipe(recipe) => format!("{source}: {}", recipe.packages.join(" ")),
+            ImageSource::Recipe(recipe) => {
+                let programs = recipe.programs.iter().flat_map(|program| {
+                    let sources = program.sources.iter().map(ProgramSource::to_string);
+                    std::iter::once(program.path.clone()).chain(sources)
+                });
+                let words: Vec<String> = recipe
+                    .packages
+                    .iter()
+                    .chain(&recipe.npm)
+                    .cloned()
+                    .chain(programs)
+                    .collect();
+                format!("{source}: {}", words.join(" "))
+            }
             _ => source.to_string(),
         })
         .collect();
     insta::assert_snapshot!(shown.join("\n"), @r"
     https://example.org/a.tar.zst
     docker.io/library/alpine:3.20
-    packages of Debian bookworm: curl git
-    packages of Debian trixie: curl docker-cli git
+    packages of Debian bookworm: curl git node@24.21.0 usr/local/bin/mise https://example.org/mise npm's `@scope/mise@1.2.3`
+    packages of Debian trixie: curl docker-cli git node@24.21.0 @scope/tool@0.1.0-rc.1 usr/local/bin/mise https://example.org/mise npm's `@scope/mise@1.2.3`
     ");
 }
 
@@ -113,10 +143,18 @@ fn what_makes_no_sense_is_refused_and_named() {
         ("oci = \"alpine:3.20\"", "ftp = \"x\""),
         ("oci = \"alpine:3.20\"", "oci = \"a:1\"\nbundle = \"x\""),
         ("https://example.org", "file:///etc"),
-        ("arch = \"x86_64\"", "arch = \"x86_64\", size = 1"),
+        ("arch = \"x86_64\" }", "arch = \"x86_64\", size = 1 }"),
         ("sha256 = \"0f", "sha256 = \"0"),
         ("family = \"debian\"", "family = \"slackware\""),
         ("family = \"debian\"\n", ""),
+        ("usr/local/bin/mise", "/usr/local/bin/mise"),
+        ("usr/local/bin/mise", "usr/../bin/mise"),
+        ("size = 9\n", ""),
+        ("@scope/mise@1.2.3", "@scope/mise"),
+        ("@scope/mise@1.2.3", "@scope/mise@latest"),
+        ("@scope/mise@1.2.3", "../mise@1.2.3"),
+        ("node@24.21.0", "--prefix=/@24.21.0"),
+        ("node@24.21.0", "node@24.21.0 other"),
         ("release = \"bookworm\"", "release = \"../x\""),
         (
             "release = \"bookworm\"",

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use banger_process::{ProcessFailure, RunError};
 use banger_proto::name::ArtifactName;
@@ -18,8 +19,12 @@ use crate::debian::policy::Policy;
 use crate::debian::sources::Source;
 use crate::draft::{self, Draft};
 use crate::progress::Reporter;
-use crate::tool::{MMDEBSTRAP, TIMEOUT, ToolError, UNSHARE};
+use crate::tool::{MMDEBSTRAP, NPM, TIMEOUT, ToolError, UNSHARE};
 
+/// Installs npm's packages; mmdebstrap runs it.
+const NPM_SCRIPT: &str = include_str!("npm.sh");
+/// Longest time that npm may take to tell its configuration.
+const NPM_LIMIT: Duration = Duration::from_secs(30);
 /// Lines of mmdebstrap's talk that an error repeats.
 const LAST_LINES: usize = 12;
 /// Documentation and translations, which guests seldom need; licences stay.
@@ -69,6 +74,9 @@ impl Bootstrap<'_> {
         report: &StageReporter,
         take: impl FnOnce(&mut dyn Read) -> Result<T, ImageError>,
     ) -> Result<T, ImageError> {
+        if !self.recipe.npm.is_empty() {
+            write_hook(&self.npm_hook()).map_err(super::step("write the script that runs npm"))?;
+        }
         let mut child = self.start(processes)?;
         let mut stdout = child.stdout.take().expect("stdout is a pipe");
         let stderr = child.stderr.take().expect("stderr is a pipe");
@@ -119,6 +127,7 @@ impl Bootstrap<'_> {
             .arg(format!("{}s", LIMIT.as_secs()))
             .arg(MMDEBSTRAP.find()?)
             .args(self.arguments())
+            .envs(self.npm_environment())
             .env("TMPDIR", self.scratch)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -129,6 +138,27 @@ impl Bootstrap<'_> {
             })
         });
         Ok(started?)
+    }
+
+    fn npm_hook(&self) -> PathBuf {
+        self.scratch.join("npm.sh")
+    }
+
+    /// What the script that runs npm is told: the packages, and the registry that the host's own
+    /// npm uses, if it has one.
+    fn npm_environment(&self) -> Vec<(&'static str, String)> {
+        if self.recipe.npm.is_empty() {
+            return Vec::new();
+        }
+        let registry = NPM.command().ok().and_then(|mut npm| {
+            npm.args(["config", "get", "registry"]);
+            let printed = banger_process::run(&mut npm, Some(NPM_LIMIT)).ok()?;
+            let registry = String::from_utf8(printed).ok()?.trim().to_owned();
+            registry.starts_with("http").then_some(registry)
+        });
+        let mut environment = vec![("BANGER_NPM", self.recipe.npm.join(" "))];
+        environment.extend(registry.map(|registry| ("npm_config_registry", registry)));
+        environment
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -147,6 +177,9 @@ impl Bootstrap<'_> {
         if !self.policy.check_date {
             arguments.push("--aptopt=Acquire::Check-Date \"false\"".to_owned());
         }
+        if !self.recipe.npm.is_empty() {
+            arguments.push(format!("--customize-hook={}", self.npm_hook().display()));
+        }
         arguments.push(self.recipe.release.clone());
         arguments.push("-".to_owned());
         let components = self.recipe.components.join(" ");
@@ -157,6 +190,12 @@ impl Bootstrap<'_> {
         );
         arguments
     }
+}
+
+/// mmdebstrap executes it itself, as the root of its own user namespace.
+fn write_hook(path: &Path) -> io::Result<()> {
+    std::fs::write(path, NPM_SCRIPT)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))
 }
 
 /// An archive that ends early is the consequence of a process that did.
@@ -362,6 +401,8 @@ mod tests {
             release: "bookworm".to_owned(),
             components: vec!["main".to_owned(), "contrib".to_owned()],
             packages: vec!["a".to_owned(), "b".to_owned()],
+            programs: Vec::new(),
+            npm: Vec::new(),
         };
         Bootstrap {
             recipe: &recipe,
@@ -395,6 +436,8 @@ mod tests {
         });
         assert!(lax.contains(&"--aptopt=Acquire::Check-Valid-Until \"false\"".to_owned()));
         assert!(lax.contains(&"--aptopt=Acquire::Check-Date \"false\"".to_owned()));
+        let hooks = |argument: &&String| argument.starts_with("--customize-hook");
+        assert_eq!(strict.iter().find(hooks), None);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 mod bootstrap;
 mod customise;
+mod program;
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -17,6 +20,7 @@ use banger_proto::id::ImageId;
 use banger_proto::name::ArtifactName;
 use banger_proto::size::ByteSize;
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Attempt;
@@ -38,11 +42,14 @@ use crate::tarball;
 use crate::tool::{MMDEBSTRAP, ToolError};
 
 use bootstrap::{Bootstrap, Processes};
+use program::Programs;
 
 /// File name of the root file system in an image's directory.
 pub(crate) const ROOTFS: &str = "rootfs.ext4";
 /// File name of what work disks are cloned from.
 pub(crate) const WORK_SEED: &str = "work-seed.ext4";
+/// The label that names what an image should hold, and could not be had.
+const LEFT_OUT: &str = "banger.left-out";
 /// Longest time that a build may take.
 const LIMIT: Duration = Duration::from_secs(90 * 60);
 /// Time that mmdebstrap has to clean up after itself before it is killed.
@@ -222,14 +229,33 @@ pub(crate) async fn make(
     MMDEBSTRAP.find()?;
     check::require_user_ids()?;
     let processes = Processes::default();
+    let (fetched, programs) = oneshot::channel();
+    let fetch = {
+        let (config, progress) = (Arc::clone(&config), progress.clone());
+        let wanted = recipe.programs.clone();
+        async move {
+            // Nobody wants them any more if the build has failed.
+            let _ = fetched.send(Programs::fetch(&config, wanted, &progress).await);
+            std::future::pending::<Infallible>().await
+        }
+    };
     let build = {
         let (entry, recipe) = (entry.clone(), recipe.clone());
         let processes = processes.clone();
-        move || build(&config, &entry, &recipe, &images, &progress, &processes)
+        move || {
+            let making = Making {
+                config: &config,
+                entry: &entry,
+                recipe: &recipe,
+                progress: &progress,
+            };
+            making.build(&images, &processes, programs)
+        }
     };
     let mut build = tokio::task::spawn_blocking(build);
     let why = tokio::select! {
         outcome = &mut build => return outcome.map_err(step("finish the build"))?,
+        never = fetch => match never {},
         () = cancel.cancelled() => ImageError::Cancelled,
         () = tokio::time::sleep(LIMIT) => ImageError::Timeout,
     };
@@ -242,67 +268,102 @@ pub(crate) async fn make(
     Err(why)
 }
 
-/// Builds the image. Blocks for minutes; ends early when the processes are stopped.
-fn build(
-    config: &StoreConfig,
-    entry: &ImageEntry,
-    recipe: &Recipe,
-    images: &Path,
-    progress: &Reporter,
-    processes: &Processes,
-) -> Result<ImageId, ImageError> {
-    let name = &entry.name;
-    let id = ImageId::new();
-    disk::require_room(&images.join(id.as_str()), ROOM).map_err(step("build the image"))?;
-    let family = recipe.family;
-    let mirror = Mirror::choose(family, config.mirror(family), Path::new("/"));
-    let mirror = mirror.ok_or_else(|| no_mirror(family))?;
-    let draft = Draft::new(images).map_err(step("make a directory for the image"))?;
-    let scratch =
-        bootstrap::Scratch::new(draft.path()).map_err(step("make a directory for the build"))?;
-    let rootfs = draft.path().join(ROOTFS);
-    let file = File::create_new(&rootfs).map_err(step("create the root file system"))?;
+/// An image that is being made by its recipe.
+struct Making<'a> {
+    config: &'a StoreConfig,
+    entry: &'a ImageEntry,
+    recipe: &'a Recipe,
+    progress: &'a Reporter,
+}
 
-    let sources = mirror.system(&recipe.release);
-    let keyring = Keyring::file(family, draft.path()).map_err(step("write the archive's keys"))?;
-    let bootstrap = Bootstrap {
-        recipe,
-        sources: &sources,
-        keyring: keyring.ok_or_else(no_keyring)?,
-        policy: policy::of_host(),
-        scratch: scratch.path(),
-    };
-    let report = bootstrap::StageReporter::new(name, progress);
-    let (digest, length) = bootstrap.run(processes, &report, |stream| {
-        write_rootfs(stream, file, draft.path(), &id, name, progress)
-    })?;
-    drop(scratch);
+impl Making<'_> {
+    /// Builds the image. Blocks for minutes; ends early when the processes are stopped.
+    fn build(
+        &self,
+        images: &Path,
+        processes: &Processes,
+        programs: oneshot::Receiver<Programs>,
+    ) -> Result<ImageId, ImageError> {
+        let (entry, recipe) = (self.entry, self.recipe);
+        let id = ImageId::new();
+        disk::require_room(&images.join(id.as_str()), ROOM).map_err(step("build the image"))?;
+        let family = recipe.family;
+        let mirror = Mirror::choose(family, self.config.mirror(family), Path::new("/"));
+        let mirror = mirror.ok_or_else(|| no_mirror(family))?;
+        let draft = Draft::new(images).map_err(step("make a directory for the image"))?;
+        let scratch = bootstrap::Scratch::new(draft.path())
+            .map_err(step("make a directory for the build"))?;
+        let rootfs = draft.path().join(ROOTFS);
+        let file = File::create_new(&rootfs).map_err(step("create the root file system"))?;
 
-    let manifest = Manifest {
-        id: id.clone(),
-        name: name.clone(),
-        digest: format!("sha256:{}", show_sha256(&digest)),
-        source: format!("packages of {} from {}", entry.distro, mirror.uri()),
-        distro: entry.distro.clone(),
-        arch: std::env::consts::ARCH.to_owned(),
-        created_at: jiff::Timestamp::now().to_string(),
-        size: ByteSize::from_bytes(crate::store::size_on_disk(draft.path())),
-        rootfs_length: length,
-        kernel: entry.kernel.clone(),
-        env: [("LANG".to_owned(), "C.UTF-8".to_owned())].into(),
-        user: None,
-        workdir: None,
-        entrypoint: Vec::new(),
-        cmd: Vec::new(),
-        reference: None,
-        labels: std::collections::BTreeMap::new(),
-        elsewhere: None,
-    };
-    manifest::write(&manifest, draft.path()).map_err(step("write the image's manifest"))?;
-    draft
-        .publish(&images.join(id.as_str()))
-        .map_err(step("publish the image"))?;
-    Ok(id)
+        let sources = mirror.system(&recipe.release);
+        let keyring =
+            Keyring::file(family, draft.path()).map_err(step("write the archive's keys"))?;
+        let bootstrap = Bootstrap {
+            recipe,
+            sources: &sources,
+            keyring: keyring.ok_or_else(no_keyring)?,
+            policy: policy::of_host(),
+            scratch: scratch.path(),
+        };
+        let report = bootstrap::StageReporter::new(&entry.name, self.progress);
+        let mut writer = Writer::new(file, uuid(&id));
+        let digest = bootstrap.run(processes, &report, |stream| self.read(stream, &mut writer))?;
+        drop(scratch);
+        let programs = programs
+            .blocking_recv()
+            .map_err(|_| ImageError::Cancelled)?;
+        programs
+            .install(&mut writer)
+            .map_err(step("put programs into the file system"))?;
+        seed::make(&mut writer, draft.path());
+        let summary = writer.finish().map_err(step("finish the file system"))?;
+
+        let mut labels = BTreeMap::new();
+        if !programs.left_out.is_empty() {
+            labels.insert(LEFT_OUT.to_owned(), programs.left_out.join(" "));
+        }
+        let manifest = Manifest {
+            id: id.clone(),
+            name: entry.name.clone(),
+            digest: format!("sha256:{}", show_sha256(&digest)),
+            source: format!("packages of {} from {}", entry.distro, mirror.uri()),
+            distro: entry.distro.clone(),
+            arch: std::env::consts::ARCH.to_owned(),
+            created_at: jiff::Timestamp::now().to_string(),
+            size: ByteSize::from_bytes(crate::store::size_on_disk(draft.path())),
+            rootfs_length: summary.length,
+            kernel: entry.kernel.clone(),
+            env: [("LANG".to_owned(), "C.UTF-8".to_owned())].into(),
+            user: None,
+            workdir: None,
+            entrypoint: Vec::new(),
+            cmd: Vec::new(),
+            reference: None,
+            labels,
+            elsewhere: None,
+        };
+        manifest::write(&manifest, draft.path()).map_err(step("write the image's manifest"))?;
+        draft
+            .publish(&images.join(id.as_str()))
+            .map_err(step("publish the image"))?;
+        Ok(id)
+    }
+
+    /// Turns the tar stream into a file system; returns the stream's hash.
+    fn read(&self, stream: &mut dyn Read, writer: &mut Writer) -> Result<[u8; 32], ImageError> {
+        let mut hashed = Hashed {
+            stream,
+            hasher: Sha256::new(),
+            count: 0,
+            name: &self.entry.name,
+            progress: self.progress,
+        };
+        tarball::copy_into(BufReader::with_capacity(1 << 18, &mut hashed), writer)
+            .map_err(step("turn the archive into a file system"))?;
+        customise::apply(writer).map_err(step("adapt the file system"))?;
+        Ok(hashed.hasher.finalize().into())
+    }
 }
 
 fn no_mirror(family: Family) -> ImageError {
@@ -321,32 +382,6 @@ fn no_keyring() -> ImageError {
         family: Family::Ubuntu.as_str(),
         fix: Keyring::ubuntu_fix(),
     }
-}
-
-/// Turns the tar stream into a file system and its work seed; returns the stream's hash and the
-/// disk's length.
-fn write_rootfs(
-    stream: &mut dyn Read,
-    file: File,
-    draft: &Path,
-    id: &ImageId,
-    name: &ArtifactName,
-    progress: &Reporter,
-) -> Result<([u8; 32], u64), ImageError> {
-    let mut hashed = Hashed {
-        stream,
-        hasher: Sha256::new(),
-        count: 0,
-        name,
-        progress,
-    };
-    let mut writer = Writer::new(file, uuid(id));
-    tarball::copy_into(BufReader::with_capacity(1 << 18, &mut hashed), &mut writer)
-        .map_err(step("turn the archive into a file system"))?;
-    customise::apply(&mut writer).map_err(step("adapt the file system"))?;
-    seed::make(&mut writer, draft);
-    let summary = writer.finish().map_err(step("finish the file system"))?;
-    Ok((hashed.hasher.finalize().into(), summary.length))
 }
 
 /// Hashes and counts what is read.

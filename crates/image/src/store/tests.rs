@@ -126,8 +126,8 @@ async fn a_name_that_is_unknown_tells_those_that_are_known() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(
         error.hint().unwrap(),
-        "there are: debian-bookworm, debian-bookworm-slim, debian-trixie, ubuntu-24.04, alpine, \
-         fedora, void"
+        "there are: debian-bookworm, debian-bookworm-slim, debian-agents, debian-trixie, ubuntu-24.04, \
+         alpine, fedora, void"
     );
     let error = place.store.require_known(&name("debian-bokworm"));
     let hint = error.unwrap_err().hint().unwrap();
