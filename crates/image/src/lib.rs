@@ -39,6 +39,7 @@ mod sparse;
 mod store;
 mod tarball;
 mod tool;
+mod upload;
 
 pub use attempt::Attempt;
 pub use bundle::{BundleError, BundleSource, Packer};
@@ -46,7 +47,7 @@ pub use check::checks;
 pub use elsewhere::ElsewhereError;
 pub use firecracker::{
     AnyError, InstallError, Installed, Installer, InstallerConfig, InvalidSha256, Judge, Release,
-    Sha256Sum, Source, Upload,
+    Sha256Sum, Source,
 };
 pub use hash::parse_hash;
 pub use image::ImageError;
@@ -59,3 +60,4 @@ pub use store::{
     StoreError,
 };
 pub use tool::ToolError;
+pub use upload::{Upload, UploadError};

@@ -23,6 +23,7 @@ use crate::kernel::{self, KernelError};
 use crate::manifest::{KernelManifest, MANIFEST_FILE, Manifest};
 use crate::oci::{self, OciFailure, PullRequest, Shape};
 use crate::progress::Reporter;
+use crate::upload::{Upload, UploadError};
 
 /// Downloads that broke off longer ago than this are removed.
 const STALE_DOWNLOAD: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -438,15 +439,13 @@ impl Store {
         self.made(&id, &name).await
     }
 
-    /// A new, empty file for the archive of an image, which is gone when it is closed.
-    pub async fn archive_file(&self) -> Result<std::fs::File, StoreError> {
-        let directory = self.shared.config.oci();
-        let work =
-            move || tempfile::tempfile_in(&directory).map_err(io_error("write to", &directory));
-        let path = self.shared.config.oci();
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| io_error("write to", &path)(std::io::Error::other(error)))?
+    /// A place for the archive of an image that comes from a client. It may be as long as there
+    /// is room.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub async fn upload(&self) -> Result<Upload, UploadError> {
+        Upload::new(&self.shared.config.oci(), u64::MAX).await
     }
 
     /// Makes the image in `archive`, which `docker save`, `podman save` or `skopeo` wrote. When

@@ -1,13 +1,11 @@
 //! Images and kernels.
 
-use std::io;
-
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use banger_image::{ImageError, KernelError, PullRequest, Reporter, Shape, Store};
+use banger_image::{ImageError, KernelError, PullRequest, Reporter, Shape, Store, UploadError};
 use banger_proto::api::{Image, Kernel, OperationKind, PullImage};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
@@ -15,7 +13,6 @@ use banger_proto::name::ArtifactName;
 use banger_proto::size::ByteSize;
 use futures_util::StreamExt as _;
 use serde::Deserialize;
-use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 
 use super::Api;
 use super::exchange::{Failure, Json, accepted};
@@ -101,29 +98,29 @@ pub async fn take_archive(
     let size = wanted.size.map(ByteSize::from_bytes);
     let shape = shape(&api, name.clone(), wanted.kernel, size).await?;
     let store = api.fleet.host().images.clone();
-    let file = store
-        .archive_file()
-        .await
-        .map_err(|error| store_failure("keep the archive", &error))?;
-    let archive = receive(body, file).await.map_err(|error| {
-        ApiError::new(ErrorKind::Failed, "could not keep the archive").caused_by(&error)
-    })?;
+    let archive = receive(&store, body).await?;
     let image =
         async move |progress: Reporter| store.make_from_archive(archive, shape, &progress).await;
     Ok(begin(&api, &name, request_id, image))
 }
 
-/// Writes what comes into `file`, which is given back at its beginning. Whoever sends it may
-/// take as long as they like; what they sent is gone when they go.
-async fn receive(body: Body, file: std::fs::File) -> io::Result<std::fs::File> {
-    let mut file = tokio::fs::File::from_std(file);
+/// Takes the file in the body. Whoever sends it may take as long as they like; what they sent is
+/// gone when they go.
+async fn receive(store: &Store, body: Body) -> Result<std::fs::File, ApiError> {
+    let message = "could not keep the archive";
+    let failed = |error: UploadError| {
+        let mut api = ApiError::new(error.kind(), message).caused_by(&error);
+        api.hint = error.hint();
+        api
+    };
+    let mut upload = store.upload().await.map_err(failed)?;
     let mut pieces = body.into_data_stream();
     while let Some(piece) = pieces.next().await {
-        file.write_all(&piece.map_err(io::Error::other)?).await?;
+        let piece =
+            piece.map_err(|error| ApiError::new(ErrorKind::Failed, message).caused_by(&error))?;
+        upload.write(&piece).await.map_err(failed)?;
     }
-    file.flush().await?;
-    file.rewind().await?;
-    Ok(file.into_std().await)
+    upload.into_file().await.map_err(failed)
 }
 
 async fn shape(

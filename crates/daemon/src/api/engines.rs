@@ -12,7 +12,9 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use banger_engine::Survey;
-use banger_image::{InstallError, Installed, Release, Reporter, Sha256Sum, Source, Upload};
+use banger_image::{
+    InstallError, Installed, Release, Reporter, Sha256Sum, Source, Upload, UploadError,
+};
 use banger_proto::api::{
     Engine, EngineKind, EngineRelease, InstallEngine, InstalledEngine, OperationKind, ProgramOrigin,
 };
@@ -187,7 +189,11 @@ fn begin(api: &Api, request_id: RequestId, source: Source) -> Response {
 }
 
 async fn receive(host: &Host, body: &mut BodyDataStream) -> Result<Upload, ApiError> {
-    let failed = |error| failure("could not receive the file", &error);
+    let failed = |error: UploadError| {
+        let mut api = ApiError::new(error.kind(), "could not receive the file").caused_by(&error);
+        api.hint = error.hint();
+        api
+    };
     let mut upload = host.installer.upload().await.map_err(failed)?;
     while let Some(piece) = body.next().await {
         let piece = piece.map_err(|error| {

@@ -26,7 +26,6 @@ use banger_proto::error::ErrorKind;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +36,7 @@ use crate::flight::{FlightError, Flights};
 use crate::hash::Expected;
 use crate::manifest::MANIFEST_FILE;
 use crate::progress::Reporter;
+use crate::upload::{Upload, UploadError};
 
 pub use self::pin::{InvalidSha256, Release, Sha256Sum};
 
@@ -132,9 +132,9 @@ pub enum InstallError {
         /// What it should be.
         wanted: Sha256Sum,
     },
-    /// It is too long for what it should be.
-    #[error("the file is longer than the {} MiB that a release may have", .0 >> 20)]
-    TooLong(u64),
+    /// The file that was given cannot be read.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
     /// There is no release of it for this host.
     #[error("Firecracker has no release for the architecture {0}")]
     NoRelease(String),
@@ -175,11 +175,11 @@ impl InstallError {
         match self {
             Self::OtherHash { .. }
             | Self::OtherArchive { .. }
-            | Self::TooLong(_)
             | Self::Unpack(_)
             | Self::Version(_) => ErrorKind::Invalid,
             Self::NoRelease(_) | Self::Room(_) | Self::Unusable(_) => ErrorKind::Precondition,
             Self::Download(_) | Self::Io { .. } => ErrorKind::Failed,
+            Self::Upload(error) => error.kind(),
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Shared(error) => error.kind(),
         }
@@ -197,7 +197,7 @@ impl InstallError {
                 "for another release, compare this hash with the one that its publisher shows, \
                  and say so: `--sha256 {found}`"
             )),
-            Self::Unpack(_) | Self::TooLong(_) => Some(
+            Self::Unpack(_) => Some(
                 "give a release's archive (`firecracker-vX.Y.Z-ARCH.tgz`), or the program \
                  `firecracker` itself"
                     .to_owned(),
@@ -208,6 +208,7 @@ impl InstallError {
             | Self::NoRelease(_)
             | Self::Version(_)
             | Self::Room(_)
+            | Self::Upload(_)
             | Self::Io { .. }
             | Self::Cancelled => None,
         }
@@ -347,54 +348,20 @@ impl Installer {
         .await
     }
 
-    /// A place for a file that comes from a client. It has no name, so nothing of it is left
-    /// when it is dropped.
+    /// A place for a file that comes from a client.
     ///
     /// # Errors
     /// The file cannot be made.
-    pub async fn upload(&self) -> Result<Upload, InstallError> {
-        let directory = self.shared.config.downloads.clone();
-        blocking(move || {
-            fs::create_dir_all(&directory).map_err(io_error("make the directory", &directory))?;
-            let file = tempfile::tempfile_in(&directory);
-            Ok(Upload {
-                file: tokio::fs::File::from_std(
-                    file.map_err(io_error("make a file in", &directory))?,
-                ),
-                length: 0,
-                directory,
-            })
-        })
-        .await
-    }
-}
-
-/// A file without a name that a client has sent.
-#[derive(Debug)]
-pub struct Upload {
-    file: tokio::fs::File,
-    length: u64,
-    directory: PathBuf,
-}
-
-impl Upload {
-    /// Adds bytes to its end.
-    ///
-    /// # Errors
-    /// It is too long, or cannot be written.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), InstallError> {
-        self.length += bytes.len() as u64;
-        if self.length > FILE_MAX {
-            return Err(InstallError::TooLong(FILE_MAX));
-        }
-        let written = async {
-            self.file.write_all(bytes).await?;
-            // So that an error of the disk shows here.
-            self.file.flush().await
-        };
-        written
+    pub async fn upload(&self) -> Result<Upload, UploadError> {
+        let directory = &self.shared.config.downloads;
+        tokio::fs::create_dir_all(directory)
             .await
-            .map_err(io_error("write a file in", &self.directory))
+            .map_err(|source| UploadError::Io {
+                action: "make a place for",
+                directory: directory.clone(),
+                source,
+            })?;
+        Upload::new(directory, FILE_MAX).await
     }
 }
 
@@ -449,7 +416,7 @@ impl Shared {
         let release = match source {
             Source::Download(release) => release,
             Source::File { file, sha256 } => {
-                let file = file.file.into_std().await;
+                let file = file.into_file().await?;
                 return blocking(move || Got::of_file(file, sha256)).await;
             }
         };

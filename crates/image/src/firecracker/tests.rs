@@ -300,17 +300,6 @@ async fn an_installation_that_is_called_off_leaves_what_the_next_one_goes_on_wit
     assert_eq!(home.files(), WHOLE);
 }
 
-#[tokio::test]
-async fn an_upload_leaves_no_name_and_is_not_endless() {
-    let home = Home::new();
-    let mut upload = home.installer.upload().await.unwrap();
-    upload.write(b"some").await.unwrap();
-    assert_eq!(home.files(), [""; 0]);
-    upload.length = FILE_MAX;
-    let error = upload.write(b"more").await.unwrap_err();
-    assert!(matches!(error, InstallError::TooLong(_)), "{error:?}");
-}
-
 #[test]
 fn what_dead_makers_left_is_removed_at_the_next_start() {
     let home = tempfile::tempdir().unwrap();
