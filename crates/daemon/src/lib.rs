@@ -27,6 +27,7 @@ pub mod pulls;
 pub mod reconcile;
 pub mod server;
 pub mod store;
+pub mod superseded;
 pub mod usage;
 pub mod vm;
 pub mod warnings;

@@ -27,6 +27,7 @@ use crate::api::{Api, Peer};
 use crate::fleet::Fleet;
 use crate::host::{Host, Surroundings};
 use crate::reconcile::Reconciler;
+use crate::superseded;
 
 /// Names the level of the log in place of the config.
 pub const LOG_LEVEL_VARIABLE: &str = "BANGER_LOG_LEVEL";
@@ -124,10 +125,12 @@ pub async fn serve(
     let agreeing = tokio::spawn(reconciler.keep_agreeing());
     let clock = tokio::spawn(watch_clock(Arc::clone(&fleet)));
     let logs = tokio::spawn(watch_logs(Arc::clone(&fleet)));
+    let superseded = tokio::spawn(superseded::watch(Arc::clone(&fleet)));
     serve_until_told(listener, &fleet, told).await;
     agreeing.abort();
     clock.abort();
     logs.abort();
+    superseded.abort();
     tracing::info!("ends; VMs that run go on");
     let pulls = &fleet.host().pulls;
     let quiet = async { tokio::join!(fleet.quiesce(), pulls.end()) };

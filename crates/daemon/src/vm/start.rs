@@ -413,14 +413,14 @@ pub async fn configure(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::store::vms::tests::row;
     use banger_image::StoreConfig;
     use std::fs;
     use std::path::Path;
 
-    fn put_image(state: &Path, id: &ImageId, name: &ArtifactName, created_at: &str) {
+    pub(crate) fn put_image(state: &Path, id: &ImageId, name: &ArtifactName, created_at: &str) {
         let directory = state.join("images").join(id.as_str());
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("rootfs.ext4"), "disk").unwrap();

@@ -184,6 +184,26 @@ impl Store {
         }
     }
 
+    /// The images of banger's own whose name a newer one has that can be booted, so that nobody
+    /// gets them any more who does not have them already.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn superseded(&self) -> Result<Vec<Manifest>, StoreError> {
+        let mut superseded = Vec::new();
+        // Of one name the newest comes last.
+        for of_one_name in self.images()?.chunk_by(|one, other| one.name == other.name) {
+            let Some((newest, older)) = of_one_name.split_last() else {
+                continue;
+            };
+            if self.problem(newest).is_none() {
+                let own = older.iter().filter(|image| image.elsewhere.is_none());
+                superseded.extend(own.cloned());
+            }
+        }
+        Ok(superseded)
+    }
+
     /// Why no VM can boot an image now; `None` if one can.
     pub fn problem(&self, manifest: &Manifest) -> Option<StoreError> {
         self.whole_image(manifest.clone()).err()

@@ -168,3 +168,31 @@ fn a_kernel_that_images_need_and_nobody_can_fetch_stays() {
     delete("generic-6.12").unwrap();
     insta::assert_snapshot!(told(&delete("generic-6.12").unwrap_err()), @"there is no kernel `generic-6.12` here (see `banger kernel list`)");
 }
+
+#[test]
+fn an_image_is_superseded_by_a_newer_one_that_can_be_booted() {
+    let place = place();
+    place.register("mine", &place.disk("one")).unwrap();
+    let names = || {
+        let superseded = place.store.superseded().unwrap();
+        let line = |image: &Manifest| format!("{} {}", image.name, image.created_at);
+        superseded.iter().map(line).collect::<Vec<_>>()
+    };
+    place.add_image("app", "2026-01-01T00:00:00Z");
+    place.add_image("other", "2026-01-01T00:00:00Z");
+    assert!(names().is_empty());
+    place.add_image("app", "2026-01-03T00:00:00Z");
+    place.add_image("app", "2026-01-02T00:00:00Z");
+    assert_eq!(
+        names(),
+        ["app 2026-01-01T00:00:00Z", "app 2026-01-02T00:00:00Z"]
+    );
+    let newest = place.store.find_image("app").unwrap();
+    let rootfs = place
+        .home
+        .path()
+        .join("state/images")
+        .join(newest.id.as_str());
+    std::fs::remove_file(rootfs.join(ROOTFS)).unwrap();
+    assert!(names().is_empty());
+}
