@@ -97,6 +97,37 @@ async fn pulls_of_the_same_thing_share_the_work() {
 }
 
 #[tokio::test]
+async fn an_image_is_made_while_its_layers_come() {
+    const LENGTH: usize = 6 << 20;
+    let layers = [
+        Layer::new().directory("etc").finish(),
+        Layer::new().file("data", &noise(LENGTH)).finish(),
+    ];
+    let image = Image::of(&layers);
+    let home = Home::new();
+    let (path, served) = (blob_path(&image, 1), image.clone());
+    let images = home.cache().join("../../state/images");
+    // Most of the layer comes, and the rest when a part of it is in the file system.
+    let is_written = move || {
+        let drafts = std::fs::read_dir(&images).into_iter().flatten();
+        let mut disks = drafts.filter_map(|draft| {
+            let disk = draft.ok()?.path().join("rootfs.ext4");
+            Some(std::fs::metadata(disk).ok()?.len())
+        });
+        disks.any(|length| length > 1 << 20)
+    };
+    let is_written: Arc<dyn Fn() -> bool + Send + Sync> = Arc::new(is_written);
+    let server = Server::serve(image, move |asked| {
+        let sent = Sent::HeldUntil(LENGTH - 100_000, Arc::clone(&is_written));
+        (asked.path == path).then(|| super::server::ordinary(&served, asked).sent(sent))
+    })
+    .await;
+    let pulled = home.pull(&request(&server.address)).await.unwrap();
+    let tree = read::tree(&pulled.rootfs);
+    assert_eq!(tree[&b"data"[..]].size, LENGTH as u64);
+}
+
+#[tokio::test]
 async fn a_layer_that_is_damaged_in_the_cache_is_fetched_again() {
     let image = small();
     let server = Server::serve(image.clone(), |_| None).await;
@@ -169,7 +200,7 @@ async fn refusal_of_layer_sent(sent: Sent) -> String {
     let image = small();
     let (path, served) = (blob_path(&image, 1), image.clone());
     let server = Server::serve(image, move |asked| {
-        let reply = || super::server::ordinary(&served, asked).sent(sent);
+        let reply = || super::server::ordinary(&served, asked).sent(sent.clone());
         (asked.path == path).then(reply)
     })
     .await;

@@ -42,7 +42,7 @@ impl Asked {
 }
 
 /// What is answered.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Reply {
     pub(super) status: &'static str,
     pub(super) headers: Vec<(String, String)>,
@@ -51,7 +51,7 @@ pub(super) struct Reply {
 }
 
 /// How the body is sent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(super) enum Sent {
     /// As it should be.
     Whole,
@@ -61,6 +61,8 @@ pub(super) enum Sent {
     Endlessly,
     /// A byte at a time, with pauses.
     Slowly(Duration),
+    /// First so many bytes, and the rest when this is so.
+    HeldUntil(usize, Arc<dyn Fn() -> bool + Send + Sync>),
 }
 
 impl Reply {
@@ -223,6 +225,14 @@ async fn answer(
                 loop {
                     stream.write_all(&chunk).await?;
                 }
+            }
+            Sent::HeldUntil(count, so) => {
+                stream.write_all(&reply.body[..count]).await?;
+                stream.flush().await?;
+                while !so() {
+                    tokio::task::yield_now().await;
+                }
+                stream.write_all(&reply.body[count..]).await?;
             }
             Sent::Slowly(pause) => {
                 for byte in &reply.body {
