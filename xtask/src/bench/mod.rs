@@ -9,6 +9,8 @@ pub mod create;
 pub mod daemon;
 pub mod exec;
 pub mod home;
+pub mod link;
+pub mod oci;
 pub mod report;
 pub mod rows;
 pub mod run;

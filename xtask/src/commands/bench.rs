@@ -9,12 +9,12 @@ use lexopt::Arg;
 use crate::artifacts;
 use crate::bench::home::Home;
 use crate::bench::report::{Report, Row};
-use crate::bench::{agent, create, daemon, exec, rows, run};
+use crate::bench::{agent, create, daemon, exec, oci, rows, run};
 use crate::commands::build;
 use crate::workspace::Workspace;
 
 /// The benchmarks by their numbers.
-const ALL: [&str; 7] = ["B1", "B2", "B7", "B8", "B9", "B11", "B13"];
+const ALL: [&str; 8] = ["B1", "B2", "B5", "B7", "B8", "B9", "B11", "B13"];
 
 /// What was asked for.
 struct Options {
@@ -49,7 +49,7 @@ pub fn run(workspace: &Workspace, mut arguments: lexopt::Parser) -> Result<ExitC
             write_json(&options, &serde_json::to_value(times)?)?;
         }
         "all" => {
-            let report = measure(&home, &options)?;
+            let report = measure(workspace, &home, &options)?;
             eprintln!("{report}");
             write_json(&options, &report.to_json())?;
         }
@@ -58,7 +58,7 @@ pub fn run(workspace: &Workspace, mut arguments: lexopt::Parser) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(home: &Home, options: &Options) -> Result<Report> {
+fn measure(workspace: &Workspace, home: &Home, options: &Options) -> Result<Report> {
     let wanted = |id: &&str| options.only.is_empty() || options.only.iter().any(|only| only == id);
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -70,6 +70,7 @@ fn measure(home: &Home, options: &Options) -> Result<Report> {
         let rows: Vec<Row> = match *id {
             "B1" => vec![run::measure(home, options.runs)?],
             "B2" => exec::round_trip(home, options.runs.max(20))?,
+            "B5" => oci::measure(home, &workspace.target, options.runs)?,
             "B7" => create::without_start(home, options.runs)?,
             "B8" => rows::measure(home, options.runs)?,
             "B9" => daemon::measure(home)?,
