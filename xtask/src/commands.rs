@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod build;
 pub mod crash;
+pub mod fuzz;
 pub mod install;
 pub mod lab;
 pub mod lint;

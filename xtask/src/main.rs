@@ -33,6 +33,8 @@ cargo xtask COMMAND
   smoke                      one real VM
   crash [--rounds N] [--seed S] [--engine fake|qemu]
                              kill the daemon at random moments, and look for losses and leaks
+  fuzz [--minutes N] [TARGET]...
+                             strangers' bytes against all that reads them
   lab --firecracker PATH [-- NEXTEST...]
                              the VM tests on Firecracker, in a VM that has KVM
   bench create [--runs N] [--image NAME]
@@ -71,6 +73,7 @@ fn run() -> Result<ExitCode> {
         "test" => commands::test::run(&workspace, arguments),
         "bench" => commands::bench::run(&workspace, arguments),
         "crash" => commands::crash::run(&workspace, arguments),
+        "fuzz" => commands::fuzz::run(&workspace, arguments),
         "lab" => commands::lab::run(&workspace, arguments),
         "smoke" => commands::smoke::run(&workspace, arguments),
         "help" => {

@@ -5,6 +5,8 @@
 pub mod bounds;
 pub mod defaults;
 pub mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod instance;
 pub mod judge;
 pub mod paths;

@@ -28,6 +28,8 @@ mod elsewhere;
 mod ext4;
 mod firecracker;
 mod flight;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod hash;
 mod image;
 mod kernel;

@@ -10,6 +10,8 @@ pub mod doctor;
 pub mod error;
 pub mod exit;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod hello;
 pub mod id;
 pub mod name;

@@ -89,7 +89,7 @@ pub(crate) struct Package {
     /// The packages it depends on; of alternatives the first.
     pub(crate) depends: Vec<String>,
     /// Path below the archive's address.
-    filename: String,
+    pub(super) filename: String,
     pub(crate) expected: Expected,
 }
 
@@ -237,7 +237,7 @@ fn newest(index: &Path, compression: &str, name: &str) -> std::io::Result<Option
     Ok(newest)
 }
 
-fn parse_package(paragraph: &Paragraph) -> Option<Package> {
+pub(super) fn parse_package(paragraph: &Paragraph) -> Option<Package> {
     let filename = paragraph.get("Filename")?;
     let is_safe = !filename.starts_with('/')
         && filename

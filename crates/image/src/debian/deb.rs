@@ -24,7 +24,7 @@ pub(crate) fn with_data<T>(
     with_data_of(BufReader::new(file), take)
 }
 
-fn with_data_of<T>(
+pub(super) fn with_data_of<T>(
     package: impl Read,
     take: impl FnOnce(&mut dyn Read) -> T,
 ) -> Result<T, DebError> {

@@ -7,6 +7,8 @@
 pub(crate) mod archive;
 pub(crate) mod control;
 pub(crate) mod deb;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub(crate) mod keyring;
 pub(crate) mod mirror;
 pub(crate) mod policy;

@@ -63,8 +63,17 @@ impl Release {
         now: Timestamp,
     ) -> Result<Self, ReleaseError> {
         // Only what the signature covers is looked at.
-        let signed = keyring.verify(text, now)?;
-        let release = control::paragraphs(&signed)
+        Self::of_signed(&keyring.verify(text, now)?, suite, policy, now)
+    }
+
+    /// The same for what a trusted key is known to have signed.
+    pub(super) fn of_signed(
+        signed: &str,
+        suite: &str,
+        policy: Policy,
+        now: Timestamp,
+    ) -> Result<Self, ReleaseError> {
+        let release = control::paragraphs(signed)
             .into_iter()
             .next()
             .ok_or(ReleaseError::Field("Suite"))?;

@@ -47,7 +47,7 @@ pub(crate) fn of_family(family: Family, root: &Path) -> Vec<Source> {
 }
 
 /// Sources in the form of one line each (`sources.list(5)`).
-fn parse_list(text: &str) -> Vec<Source> {
+pub(super) fn parse_list(text: &str) -> Vec<Source> {
     text.lines().flat_map(parse_line).collect()
 }
 
@@ -76,7 +76,7 @@ fn parse_line(line: &str) -> Option<Source> {
 }
 
 /// Sources in the form of paragraphs.
-fn parse_deb822(text: &str) -> Vec<Source> {
+pub(super) fn parse_deb822(text: &str) -> Vec<Source> {
     control::paragraphs(text)
         .iter()
         .filter(|paragraph| {

@@ -193,7 +193,7 @@ impl Tree {
     }
 
     /// What is counted of the memory, and what it is when counted anew.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn memory(&self) -> (usize, usize) {
         let inodes = self.inodes.iter().skip(FIRST_INODE as usize - 1);
         let mut memory = 0;

@@ -157,8 +157,9 @@ impl Writer {
         writer
     }
 
-    #[cfg(test)]
-    pub(super) fn memory(&self) -> (usize, usize) {
+    /// Bytes of memory that names and inodes take, as counted and when counted anew.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn memory(&self) -> (usize, usize) {
         self.tree.memory()
     }
 

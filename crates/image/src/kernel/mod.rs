@@ -1,6 +1,6 @@
 //! How a kernel is made from Debian's signed package, or of somebody's own files.
 
-mod bzimage;
+pub(crate) mod bzimage;
 mod cpio;
 mod import;
 mod initramfs;

@@ -101,7 +101,7 @@ pub(crate) fn make(
 }
 
 /// What is in an archive, and where.
-struct Files {
+pub(super) struct Files {
     file: Arc<File>,
     places: HashMap<Vec<u8>, Place>,
 }
@@ -111,7 +111,7 @@ enum Place {
     Link(Vec<u8>),
 }
 
-struct Image {
+pub(super) struct Image {
     origin: Origin,
     layers: Vec<Section>,
 }
@@ -128,7 +128,7 @@ struct Saved {
 }
 
 impl Files {
-    fn open(
+    pub(super) fn open(
         mut archive: File,
         scratch: &Path,
         cancel: &CancellationToken,
@@ -151,7 +151,7 @@ impl Files {
     }
 
     /// The image that the archive holds.
-    fn image(&self, name: &str) -> Result<Image, OciError> {
+    pub(super) fn image(&self, name: &str) -> Result<Image, OciError> {
         if self.places.contains_key(&b"index.json"[..]) {
             self.image_of_layout(name)
         } else if self.places.contains_key(&b"manifest.json"[..]) {

@@ -16,6 +16,8 @@ mod cache;
 mod challenge;
 mod convert;
 mod document;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod layer;
 mod merge;
 mod pull;
