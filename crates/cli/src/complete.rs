@@ -78,6 +78,37 @@ pub(crate) fn image_names() -> Vec<CompletionCandidate> {
         .collect()
 }
 
+/// The names of the catalog's images, if the daemon runs.
+pub(crate) fn catalog_images() -> Vec<CompletionCandidate> {
+    let catalog = ask(async |client| client.catalog(false).await);
+    let images = catalog.into_iter().flat_map(|catalog| catalog.images);
+    images
+        .map(|image| CompletionCandidate::new(image.name.as_str()).help(Some(image.about.into())))
+        .collect()
+}
+
+/// The names of the images that are here, and of those of the catalog.
+pub(crate) fn all_images() -> Vec<CompletionCandidate> {
+    let mut names = image_names();
+    let more = catalog_images().into_iter();
+    let is_new =
+        |name: &CompletionCandidate| names.iter().all(|it| it.get_value() != name.get_value());
+    let more: Vec<_> = more.filter(is_new).collect();
+    names.extend(more);
+    names
+}
+
+/// The names of the catalog's kernels, if the daemon runs.
+pub(crate) fn catalog_kernels() -> Vec<CompletionCandidate> {
+    let catalog = ask(async |client| client.catalog(false).await);
+    let kernels = catalog.into_iter().flat_map(|catalog| catalog.kernels);
+    kernels
+        .map(|kernel| {
+            CompletionCandidate::new(kernel.name.as_str()).help(Some(kernel.about.into()))
+        })
+        .collect()
+}
+
 /// The names of the kernels that are here, if the daemon runs.
 pub(crate) fn kernel_names() -> Vec<CompletionCandidate> {
     let kernels = ask(async |client| client.kernels().await);

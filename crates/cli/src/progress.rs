@@ -141,6 +141,19 @@ impl Progress {
             }
             Self::Live(live) => live.event(event),
         }
+        if let OperationEvent::Done(operation) = event {
+            for warning in &operation.warnings {
+                self.warn(warning);
+            }
+        }
+    }
+
+    fn warn(&self, text: &str) {
+        match self {
+            Self::Silent => {}
+            Self::Lines(ui, _) => ui.warn(text),
+            Self::Live(live) => live.say(&format!("warning: {text}")),
+        }
     }
 
     /// Says something about the operation.

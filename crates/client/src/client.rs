@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use banger_proto::VERSION;
 use banger_proto::api::{
-    CreateVm, DaemonStatus, Engine, EngineKind, Image, InstallEngine, Kernel, KillVm, LogKind,
-    Operation, PullImage, RegisterImage, RenameImage, SetVm, SshTarget, Version, Vm, VmHealth,
-    VmStats,
+    Catalog, CreateVm, DaemonStatus, Engine, EngineKind, Image, InstallEngine, Kernel, KillVm,
+    LogKind, Operation, PullBundle, PullImage, RegisterImage, RenameImage, SetVm, SshTarget,
+    Version, Vm, VmHealth, VmStats,
 };
 use banger_proto::id::OperationId;
 use banger_proto::name::ArtifactName;
@@ -335,6 +335,13 @@ impl Client {
             .await
     }
 
+    /// `POST /v1/bundles/image`: an image that is a bundle on the web.
+    pub async fn pull_image_bundle(&self, pull: &PullBundle) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post("/v1/bundles/image").json(pull))
+            .await
+    }
+
     /// `POST /v1/images/archive`: an image in an archive, which is sent first. The operation
     /// begins when all of it is there.
     pub async fn send_archive(
@@ -430,10 +437,25 @@ impl Client {
         self.transport.upload_for(call, Upload::new(bundle)).await
     }
 
-    /// `GET /v1/kernels/available`: the catalog's kernels that are not here.
-    pub async fn available_kernels(&self) -> Result<Vec<ArtifactName>, ClientError> {
+    /// `GET /v1/catalog`: what can be had by its name alone. With `ask`, the newest catalog is
+    /// asked for where the daemon's config says.
+    pub async fn catalog(&self, ask: bool) -> Result<Catalog, ClientError> {
         self.transport
-            .json(Call::get("/v1/kernels/available"))
+            .json(Call::get(format!("/v1/catalog?ask={ask}")))
+            .await
+    }
+
+    /// `POST /v1/kernels/{name}/pull`: a kernel of the catalog.
+    pub async fn pull_kernel(&self, name: &ArtifactName) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(path("/v1/kernels/", name.as_str(), "/pull")))
+            .await
+    }
+
+    /// `POST /v1/bundles/kernel`: a kernel that is a bundle on the web.
+    pub async fn pull_kernel_bundle(&self, pull: &PullBundle) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post("/v1/bundles/kernel").json(pull))
             .await
     }
 

@@ -150,6 +150,7 @@ fn operation(state: OperationState) -> Operation {
         error: None,
         created_at: "2026-01-01T00:00:00Z".into(),
         stages: Vec::new(),
+        warnings: Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use banger_proto::api::EngineKind;
 use banger_proto::name::ArtifactName;
 use banger_proto::size::ByteSize;
+use banger_proto::url::WebUrl;
 use serde::{Deserialize, Serialize};
 
 /// The image that `vm run` boots if nothing else is said.
@@ -45,6 +46,12 @@ pub struct Config {
     /// Ubuntu's mirror, for hosts whose own apt configuration names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ubuntu_mirror: Option<String>,
+    /// Where there may be a newer catalog of images and kernels than the one that is built in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catalog_url: Option<WebUrl>,
+    /// The minisign key that the catalog is signed with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catalog_key: Option<CatalogKey>,
     /// A VM that nobody uses for so long, and that does nothing, is stopped; never if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_stop_stale_after: Option<Period>,
@@ -68,6 +75,8 @@ impl Default for Config {
             default_image_name: DEFAULT_IMAGE.parse().expect("the constant is a name"),
             debian_mirror: None,
             ubuntu_mirror: None,
+            catalog_url: None,
+            catalog_key: None,
             auto_stop_stale_after: None,
             stats_poll_interval: Period::from_secs(2),
             cidr: Cidr::DEFAULT,
@@ -104,6 +113,8 @@ const KEYS: &[&str] = &[
     "default_image_name",
     "debian_mirror",
     "ubuntu_mirror",
+    "catalog_url",
+    "catalog_key",
     "auto_stop_stale_after",
     "stats_poll_interval",
     "cidr",
@@ -215,6 +226,37 @@ impl From<Period> for String {
             .find(|(_, unit)| seconds % unit == 0)
             .expect("every number is a multiple of one second");
         format!("{}{letter}", seconds / unit)
+    }
+}
+
+/// A public key of minisign, as the second line of a `minisign.pub` has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CatalogKey(String);
+
+impl CatalogKey {
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for CatalogKey {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match minisign_verify::PublicKey::from_base64(&text) {
+            Ok(_) => Ok(Self(text)),
+            Err(_) => Err(format!(
+                "`{text}` is no key of minisign: write the second line of the signer's minisign.pub"
+            )),
+        }
+    }
+}
+
+impl From<CatalogKey> for String {
+    fn from(CatalogKey(text): CatalogKey) -> String {
+        text
     }
 }
 
@@ -339,8 +381,36 @@ impl Config {
     /// As [`Config::load`], but for reading.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         refuse_unknown_keys(path, text)?;
-        toml::from_str(text).map_err(|error| value_error(path, text, &error))
+        let config: Self = toml::from_str(text).map_err(|error| value_error(path, text, &error))?;
+        let problem = match (&config.catalog_url, &config.catalog_key) {
+            (Some(url), _) if !url.is_private() => {
+                ("catalog_url", "`catalog_url` begins with `https://`")
+            }
+            (Some(_), None) => (
+                "catalog_url",
+                "`catalog_url` needs `catalog_key`, the minisign key that the catalog is signed with",
+            ),
+            (None, Some(_)) => (
+                "catalog_key",
+                "`catalog_key` is of no use without `catalog_url`",
+            ),
+            _ => return Ok(config),
+        };
+        let (key, message) = problem;
+        Err(ConfigError::Value {
+            path: path.to_owned(),
+            line: line_of(text, span_of(text, key)),
+            message: message.to_owned(),
+        })
     }
+}
+
+/// Where a key of the top stands.
+fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
+    let table = toml::de::DeTable::parse(text).ok()?;
+    let keys = table.get_ref().keys();
+    let found = keys.into_iter().find(|known| known.get_ref() == key)?;
+    Some(found.span())
 }
 
 fn refuse_unknown_keys(path: &Path, text: &str) -> Result<(), ConfigError> {
@@ -485,7 +555,8 @@ mod tests {
     fn every_key_is_known() {
         let config = parse(
             "log_level = 'debug'\nvmm = 'qemu'\nfirecracker_bin = '/f'\nfirecracker_url = 'http://m/f.tgz'\nqemu_bin = '/q'\nssh_key_path = '/k'\n\
-             default_image_name = 'a'\ndebian_mirror = 'http://m/debian'\n\
+             default_image_name = 'a'\ndebian_mirror = 'http://m/debian'\nubuntu_mirror = 'http://m/ubuntu'\n\
+             catalog_url = 'https://m/c.toml'\ncatalog_key = 'RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3'\n\
              auto_stop_stale_after = '90m'\nstats_poll_interval = '5s'\ncidr = '10.1.0.0/16'\n\
              [vm_defaults]\nvcpu = 2\nmemory = '1G'\ndisk_size = 2048\nsystem_size = '4GiB'\n",
         )
@@ -529,6 +600,11 @@ mod tests {
             "auto_stop_stale_after = '0s'",
             "stats_poll_interval = '367d'",
             "stats_poll_interval = 'ä'",
+            "\ncatalog_url = 'http://example.org/c.toml'",
+            "catalog_url = 'example.org'",
+            "vmm = 'qemu'\ncatalog_url = 'https://example.org/c.toml'",
+            "catalog_key = 'RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3'",
+            "catalog_url = 'https://example.org/c.toml'\ncatalog_key = 'RWQ'",
         ]
         .iter()
         .map(|text| parse(text).unwrap_err())

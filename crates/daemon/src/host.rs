@@ -10,7 +10,7 @@ use std::sync::Arc;
 use banger_config::defaults::{HostResources, ResolvedDefaults};
 use banger_config::paths::companion;
 use banger_config::{Config, Paths, defaults};
-use banger_image::{AnyError, Installer, InstallerConfig, Store, StoreConfig};
+use banger_image::{AnyError, CatalogOrigin, Installer, InstallerConfig, Store, StoreConfig};
 use banger_net::{InvalidConfig, Network, NetworkConfig};
 use banger_proto::id::{InstanceId, VmId};
 
@@ -238,7 +238,16 @@ pub fn store_config(paths: &Paths, config: &Config, agent: PathBuf) -> StoreConf
         agent,
         debian_mirror: config.debian_mirror.clone(),
         ubuntu_mirror: config.ubuntu_mirror.clone(),
+        catalog: origin(config),
     }
+}
+
+/// Where newer catalogs come from; the config has both keys or none.
+fn origin(config: &Config) -> Option<CatalogOrigin> {
+    Some(CatalogOrigin {
+        url: config.catalog_url.clone()?,
+        key: config.catalog_key.as_ref()?.as_str().to_owned(),
+    })
 }
 
 fn installer_config(paths: &Paths) -> InstallerConfig {

@@ -229,6 +229,7 @@ impl Operations {
             OperationKind::CreateVm
             | OperationKind::StartVm
             | OperationKind::PullImage
+            | OperationKind::PullKernel
             | OperationKind::PromoteImage
             | OperationKind::InstallEngine => {
                 entry.cancel.cancel();
@@ -275,6 +276,7 @@ impl Operations {
                     error: None,
                     created_at: crate::now(),
                     stages: Vec::new(),
+                    warnings: Vec::new(),
                 },
                 events: Vec::new(),
                 request_id: subject.request_id,
@@ -515,6 +517,11 @@ impl StageReporter {
             OperationEvent::Progress(progress),
             same,
         );
+    }
+
+    /// Something is odd, and the operation goes on: it is told when it has ended.
+    pub fn warn(&self, text: String) {
+        self.entry.record().operation.warnings.push(text);
     }
 
     /// Stages that have ended so far, also those that have failed.

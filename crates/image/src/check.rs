@@ -5,8 +5,9 @@ use std::path::Path;
 
 use banger_proto::doctor::Check;
 
+use crate::catalog::Catalogs;
 use crate::debian::keyring::Keyring;
-use crate::debian::mirror::Mirror;
+use crate::debian::mirror::{Family, Mirror};
 use crate::disk;
 use crate::image::ImageError;
 use crate::store::StoreConfig;
@@ -28,7 +29,9 @@ pub fn checks(config: &StoreConfig) -> Vec<Check> {
     vec![
         agent(&config.agent),
         room(&config.state_dir),
+        catalog(config),
         mirror(config),
+        ubuntu(config),
         keyring(),
         tool("image.depmod", "depmod, for the kernel's modules", DEPMOD),
         tool(
@@ -84,6 +87,51 @@ fn mirror(config: &StoreConfig) -> Check {
     let mirror = Mirror::debian(config.debian_mirror.as_deref(), Path::new("/"));
     let detail = format!("{}, from {}", mirror.uri(), mirror.chosen_by);
     Check::pass("image.mirror", "the Debian mirror", detail)
+}
+
+fn ubuntu(config: &StoreConfig) -> Check {
+    let (id, title) = ("image.ubuntu", "the Ubuntu mirror");
+    let configured = config.ubuntu_mirror.as_deref();
+    match Mirror::choose(Family::Ubuntu, configured, Path::new("/")) {
+        Some(mirror) => {
+            let detail = format!("{}, from {}", mirror.uri(), mirror.chosen_by);
+            Check::pass(id, title, detail)
+        }
+        None => Check::pass(
+            id,
+            title,
+            "none is known: `ubuntu-24.04` comes from a registry",
+        ),
+    }
+}
+
+fn catalog(config: &StoreConfig) -> Check {
+    let (id, title) = ("image.catalog", "the catalog of images");
+    let catalogs = Catalogs::open(config.catalog.clone(), config.catalogs());
+    let current = catalogs.current();
+    let serial = current.catalog.serial;
+    match (&config.catalog, current.url) {
+        (None, _) => Check::pass(id, title, format!("built in, serial {serial}")),
+        (Some(_), Some(url)) => Check::pass(id, title, format!("serial {serial}, from {url}")),
+        (Some(origin), None) if catalogs.old().is_empty() => Check::pass(
+            id,
+            title,
+            format!(
+                "built in, serial {serial}; nothing newer has come from {}",
+                origin.url
+            ),
+        ),
+        (Some(origin), None) => Check::warn(
+            id,
+            title,
+            format!(
+                "built in, serial {serial}: what came from {} is not newer, or not signed with \
+                 `catalog_key`",
+                origin.url
+            ),
+            "ask for it again: banger image list --available",
+        ),
+    }
 }
 
 fn keyring() -> Check {
@@ -178,6 +226,7 @@ mod tests {
             agent: "/nonexistent/agent".into(),
             debian_mirror: None,
             ubuntu_mirror: None,
+            catalog: None,
         };
         let checks = checks(&config);
         assert!(

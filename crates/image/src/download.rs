@@ -681,4 +681,6 @@ fn io_error<'a>(
 #[cfg(test)]
 pub(crate) mod server;
 #[cfg(test)]
+pub(crate) mod site;
+#[cfg(test)]
 mod tests;

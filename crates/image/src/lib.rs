@@ -14,6 +14,7 @@
 //! cache/downloads/…   resumable downloads, named by what they must hash to
 //! cache/oci/…         layers of other makers' images, by their digests
 //! cache/templates/…   formatted, empty disks
+//! cache/catalogs/…    the newest catalog that came, with its signature
 //! ```
 
 mod attempt;
@@ -45,6 +46,7 @@ mod upload;
 
 pub use attempt::Attempt;
 pub use bundle::{BundleError, BundleSource, Packer};
+pub use catalog::{CatalogOrigin, CatalogRefused};
 pub use check::checks;
 pub use elsewhere::ElsewhereError;
 pub use firecracker::{

@@ -12,7 +12,7 @@ use banger_proto::name::ArtifactName;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::{Catalog, ImageEntry, KernelEntry};
+use crate::catalog::{Catalog, CatalogOrigin, CatalogRefused, Catalogs, ImageEntry, KernelEntry};
 use crate::debian::mirror::Family;
 use crate::download::Patience;
 use crate::draft;
@@ -42,6 +42,8 @@ pub struct StoreConfig {
     pub debian_mirror: Option<String>,
     /// The Ubuntu mirror to use in place of the host's own.
     pub ubuntu_mirror: Option<String>,
+    /// Where there may be a newer catalog than the one that is built in.
+    pub catalog: Option<CatalogOrigin>,
 }
 
 impl StoreConfig {
@@ -55,6 +57,10 @@ impl StoreConfig {
 
     pub(crate) fn oci(&self) -> PathBuf {
         self.cache_dir.join("oci")
+    }
+
+    pub(crate) fn catalogs(&self) -> PathBuf {
+        self.cache_dir.join("catalogs")
     }
 
     pub(crate) fn downloads(&self) -> PathBuf {
@@ -174,6 +180,7 @@ struct Shared {
     kernel_bundles: Flights<BundlePull, Kernel, KernelError>,
     kernels: Flights<ArtifactName, Kernel, KernelError>,
     layers: Arc<oci::Cache>,
+    catalogs: Arc<Catalogs>,
     agent: Mutex<Option<HashedAgent>>,
     /// Held while what is there is changed.
     changes: Mutex<()>,
@@ -200,11 +207,17 @@ impl Store {
             config.kernels(),
             config.downloads(),
             config.oci(),
+            config.catalogs(),
         ] {
             std::fs::create_dir_all(&directory)
                 .map_err(io_error("make the directory", &directory))?;
         }
-        for directory in [config.images(), config.kernels(), config.oci()] {
+        for directory in [
+            config.images(),
+            config.kernels(),
+            config.oci(),
+            config.catalogs(),
+        ] {
             draft::sweep(&directory).map_err(io_error("sweep", &directory))?;
         }
         // Builds of ordinary users may have been elsewhere; nothing depends on their going.
@@ -212,9 +225,11 @@ impl Store {
             tracing::warn!(%error, "could not sweep {}", draft::SHARED);
         }
         sweep_downloads(&config.downloads());
+        let catalogs = Catalogs::open(config.catalog.clone(), config.catalogs());
         Ok(Self {
             shared: Arc::new(Shared {
                 layers: Arc::new(oci::Cache::new(config.oci())),
+                catalogs: Arc::new(catalogs),
                 config: Arc::new(config),
                 images: Flights::new(),
                 pulls: Flights::new(),
@@ -285,7 +300,17 @@ impl Store {
 
     /// The catalog that counts.
     pub(crate) fn catalog(&self) -> Arc<Catalog> {
-        Catalog::built_in()
+        self.shared.catalogs.current().catalog
+    }
+
+    /// Looks for a newer catalog where the config says, for ten seconds at most. Returns why that
+    /// went wrong, where the catalog that is here has to do.
+    ///
+    /// # Errors
+    /// What came is not signed by whom it should be, and is not used.
+    pub async fn ask_for_catalog(&self) -> Result<Option<String>, Arc<CatalogRefused>> {
+        let downloads = self.shared.config.downloads();
+        self.shared.catalogs.ask(&downloads).await
     }
 
     /// The kernel of images that do not say which one they need.
@@ -412,6 +437,39 @@ impl Store {
                 FlightError::Failed(error) => ImageError::Shared(error),
                 FlightError::Lost => ImageError::Cancelled,
             })
+    }
+
+    /// The image of the catalog called `name`: as [`Store::ensure_image`], but the newest catalog
+    /// is asked for first if the image is not here. Also returns why that went wrong.
+    ///
+    /// # Errors
+    /// As [`Store::ensure_image`], or the catalog that came is refused.
+    pub async fn pull_image(
+        &self,
+        name: &ArtifactName,
+        progress: &Reporter,
+    ) -> Result<(Image, Option<String>), ImageError> {
+        if let Some(image) = self.blocking(name, Self::image).await? {
+            return Ok((image, None));
+        }
+        let warning = self.ask_for_catalog().await?;
+        Ok((self.ensure_image(name, progress).await?, warning))
+    }
+
+    /// The kernel of the catalog called `name`; as [`Store::pull_image`].
+    ///
+    /// # Errors
+    /// As [`Store::ensure_kernel`], or the catalog that came is refused.
+    pub async fn pull_kernel(
+        &self,
+        name: &ArtifactName,
+        progress: &Reporter,
+    ) -> Result<(Kernel, Option<String>), KernelError> {
+        if let Some(kernel) = self.blocking(name, Self::kernel).await? {
+            return Ok((kernel, None));
+        }
+        let warning = self.ask_for_catalog().await?;
+        Ok((self.ensure_kernel(name, progress).await?, warning))
     }
 
     async fn pull_alone(

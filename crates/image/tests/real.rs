@@ -47,6 +47,7 @@ fn store() -> Option<(Store, PathBuf, Option<tempfile::TempDir>)> {
         agent,
         debian_mirror: None,
         ubuntu_mirror: None,
+        catalog: None,
     };
     Some((Store::open(config).unwrap(), home, guard))
 }
@@ -222,6 +223,7 @@ fn fresh_store(home: &Path) -> Store {
         agent: home.join("agent"),
         debian_mirror: None,
         ubuntu_mirror: None,
+        catalog: None,
     };
     Store::open(config).unwrap()
 }

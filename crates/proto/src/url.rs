@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::name::ArtifactName;
+
 /// Longest address that is taken.
 const LONGEST: usize = 2048;
 
@@ -57,6 +59,14 @@ impl WebUrl {
         let path = split(&self.0).map_or("", |(_, _, path)| path);
         let path = path.split('?').next().unwrap_or_default();
         path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// What a bundle's content is called if nobody says: as the file is without its ending.
+    pub fn suggested_name(&self) -> Option<ArtifactName> {
+        let name = self.file_name();
+        let stem = name.strip_suffix(".zst").unwrap_or(name);
+        let stem = stem.strip_suffix(".tar").unwrap_or(stem);
+        stem.to_lowercase().parse().ok()
     }
 
     /// The address of what stands beside it, with `suffix` behind the file's name.
@@ -174,6 +184,10 @@ mod tests {
         })
         .collect();
         insta::assert_snapshot!(told.join("\n"));
+        let named = |text: &str| text.parse::<WebUrl>().unwrap().suggested_name();
+        let name = named("https://example.org/a/Mine-6.9.tar.zst?x").unwrap();
+        assert_eq!(name.as_str(), "mine-6.9");
+        assert_eq!(named("https://example.org/"), None);
         let url: WebUrl = "https://example.org/c.toml?v=1".parse().unwrap();
         assert_eq!(
             url.with_suffix(".minisig"),

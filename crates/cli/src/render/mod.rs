@@ -1,5 +1,6 @@
 //! Objects as text for people.
 
+pub(crate) mod catalog;
 pub(crate) mod doctor;
 pub(crate) mod engine;
 pub(crate) mod error;

@@ -22,6 +22,7 @@ pub(crate) fn doing(kind: OperationKind) -> &'static str {
         OperationKind::SetVm => "changing VM",
         OperationKind::DeleteVm => "deleting VM",
         OperationKind::PullImage => "getting an image",
+        OperationKind::PullKernel => "getting a kernel",
         OperationKind::InstallEngine => "installing an engine",
         OperationKind::UninstallEngine => "removing an engine",
         OperationKind::PromoteImage => "promoting an image",
@@ -77,6 +78,9 @@ pub(crate) fn operation_text(operation: &Operation, now: Timestamp, style: Style
         text.push_str("stages\n");
         text.push_str(&stage_lines(&operation.stages));
     }
+    for warning in &operation.warnings {
+        text.push_str(&format!("warning      {warning}\n"));
+    }
     if let Some(error) = &operation.error {
         text.push_str(&error_text(error, style));
     }
@@ -107,6 +111,7 @@ mod tests {
             error: Some(ApiError::new(ErrorKind::Failed, "the engine died")),
             created_at: "2026-03-02T11:55:00Z".into(),
             stages: vec![stage("engine", 15.0, 2210.0), stage("disks", 3.0, 12.0)],
+            warnings: Vec::new(),
         }
     }
 
@@ -138,6 +143,7 @@ mod tests {
             reason: Some("nobody has used it for 30 min".into()),
             error: None,
             stages: Vec::new(),
+            warnings: Vec::new(),
             ..operation()
         };
         insta::assert_snapshot!(operation_text(&own, now(), Style::Plain), @"

@@ -327,6 +327,7 @@ fn operation(kind: OperationKind, vm: &Vm) -> Operation {
         error: None,
         created_at: "2026-01-01T00:00:00Z".into(),
         stages: Vec::new(),
+        warnings: Vec::new(),
     }
 }
 

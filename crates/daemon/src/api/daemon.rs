@@ -108,6 +108,7 @@ impl AtWork {
                     | OperationKind::StartVm
                     | OperationKind::RestartVm
                     | OperationKind::PullImage
+                    | OperationKind::PullKernel
                     | OperationKind::PromoteImage
                     | OperationKind::InstallEngine => true,
                     OperationKind::StopVm

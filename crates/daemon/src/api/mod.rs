@@ -77,6 +77,7 @@ impl Api {
             .route("/v1/images", get(artifacts::images))
             .route("/v1/images/pull", post(artifacts::pull_reference))
             .route("/v1/images/archive", post(artifacts::take_archive))
+            .route("/v1/bundles/image", post(artifacts::pull_bundle))
             .route("/v1/images/{image}/pull", post(artifacts::pull))
             .route("/v1/images/register", post(shelf::register))
             .route("/v1/images/import", post(shelf::import))
@@ -86,6 +87,7 @@ impl Api {
             .route("/v1/images/{image}/promote", post(shelf::promote))
             .route("/v1/images/{image}/rename", post(shelf::rename))
             .route("/v1/kernels", get(artifacts::kernels))
+            .route("/v1/catalog", get(artifacts::catalog))
             .route("/v1/engines", get(engines::list))
             .route("/v1/engines/{engine}", get(engines::show))
             .route(
@@ -94,7 +96,8 @@ impl Api {
                     .put(engines::install_from)
                     .delete(engines::uninstall),
             )
-            .route("/v1/kernels/available", get(shelf::available_kernels))
+            .route("/v1/bundles/kernel", post(artifacts::pull_kernel_bundle))
+            .route("/v1/kernels/{name}/pull", post(artifacts::pull_kernel))
             .route("/v1/kernels/{name}", delete(shelf::delete_kernel))
             .route("/v1/kernels/{name}/import", post(shelf::import_kernel))
             .route("/v1/operations", get(operations::list))

@@ -161,14 +161,6 @@ pub async fn delete_kernel(
     .await
 }
 
-pub async fn available_kernels(State(api): State<Api>) -> Result<Json<Vec<ArtifactName>>, Failure> {
-    let message = "could not list the kernels of the catalog".to_owned();
-    changing(&api, message, |store, _| {
-        Ok(Json(store.available_kernels()?))
-    })
-    .await
-}
-
 pub async fn promote(
     State(api): State<Api>,
     Path(image): Path<String>,

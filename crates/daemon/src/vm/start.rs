@@ -449,6 +449,7 @@ pub(crate) mod tests {
             agent: dir.path().join("agent"),
             debian_mirror: None,
             ubuntu_mirror: None,
+            catalog: None,
         })
         .unwrap();
         let mut row = row("a");

@@ -1,8 +1,10 @@
 //! What banger knows how to get: images and kernels, and for each where it may come from.
 //!
-//! The catalog is data. One is built in (`catalog.toml`, which says how it is written). All of a
-//! catalog is judged when it is read: what [`Catalog::parse`] returns makes sense as a whole.
+//! The catalog is data. One is built in (`catalog.toml`, which says how it is written), and the
+//! config may name a newer one ([`newer`]). All of a catalog is judged when it is read: what
+//! [`Catalog::parse`] returns makes sense as a whole.
 
+mod newer;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -10,11 +12,15 @@ mod tests;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
+use banger_proto::api;
 use banger_proto::name::ArtifactName;
 use banger_proto::reference::{Digest, ImageReference};
 use banger_proto::url::WebUrl;
 
 use crate::debian::mirror::Family;
+
+pub use newer::{CatalogOrigin, CatalogRefused};
+pub(crate) use newer::{Catalogs, Known};
 
 /// The one that is built in.
 static BUILT_IN: LazyLock<Arc<Catalog>> = LazyLock::new(|| {
@@ -161,6 +167,41 @@ impl Catalog {
     /// The kernel of images that do not say which one they need.
     pub(crate) fn default_kernel(&self) -> &ArtifactName {
         &self.kernels[0].name
+    }
+}
+
+impl Known {
+    /// As the API says it.
+    pub(crate) fn describe(
+        &self,
+        image_is_here: impl Fn(&ArtifactName) -> bool,
+        kernel_is_here: impl Fn(&ArtifactName) -> bool,
+    ) -> api::Catalog {
+        let images = self.catalog.images.iter().map(|image| api::CatalogImage {
+            name: image.name.clone(),
+            about: image.about.clone(),
+            distro: image.distro.clone(),
+            kernel: image.kernel.clone(),
+            sources: image.sources.iter().map(ToString::to_string).collect(),
+            here: image_is_here(&image.name),
+        });
+        let kernels = self
+            .catalog
+            .kernels
+            .iter()
+            .map(|kernel| api::CatalogKernel {
+                name: kernel.name.clone(),
+                about: kernel.about.clone(),
+                sources: kernel.sources.iter().map(ToString::to_string).collect(),
+                here: kernel_is_here(&kernel.name),
+            });
+        api::Catalog {
+            serial: self.catalog.serial,
+            url: self.url.clone(),
+            warning: None,
+            images: images.collect(),
+            kernels: kernels.collect(),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Attempt;
-use crate::catalog::{ImageEntry, Recipe};
+use crate::catalog::{CatalogRefused, ImageEntry, Recipe};
 use crate::check;
 use crate::debian::keyring::Keyring;
 use crate::debian::mirror::{Family, Mirror};
@@ -131,6 +131,9 @@ pub enum ImageError {
     /// What came as a bundle could not be taken.
     #[error(transparent)]
     Import(Box<ImportError>),
+    /// A catalog came that nobody may use.
+    #[error(transparent)]
+    Catalog(#[from] Arc<CatalogRefused>),
     /// The store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -154,6 +157,7 @@ impl ImageError {
             | Self::NoMirror { .. }
             | Self::NoKeyring { .. } => ErrorKind::Precondition,
             Self::Import(error) => error.kind(),
+            Self::Catalog(error) => error.kind(),
             Self::Tool(_) | Self::Bootstrap(_) | Self::Step { .. } => ErrorKind::Failed,
             Self::Timeout => ErrorKind::Timeout,
             Self::Oci(error) => error.kind(),
@@ -173,6 +177,7 @@ impl ImageError {
                 Some(fix.clone())
             }
             Self::Import(error) => error.hint(),
+            Self::Catalog(error) => error.hint(),
             Self::Bootstrap(failure)
                 if failure
                     .stderr

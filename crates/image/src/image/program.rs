@@ -258,6 +258,7 @@ mod tests {
             agent: place.join("agent"),
             debian_mirror: None,
             ubuntu_mirror: None,
+            catalog: None,
         };
         std::fs::create_dir_all(config.images()).unwrap();
         std::fs::create_dir_all(config.downloads()).unwrap();

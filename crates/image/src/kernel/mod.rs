@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Attempt;
-use crate::catalog::Package as Wanted;
+use crate::catalog::{CatalogRefused, Package as Wanted};
 use crate::debian::archive::{ArchiveError, Package, Suite};
 use crate::debian::keyring::Keyring;
 use crate::debian::mirror::Mirror;
@@ -124,6 +124,9 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
+    /// A catalog came that nobody may use.
+    #[error(transparent)]
+    Catalog(#[from] Arc<CatalogRefused>),
     /// The store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -147,6 +150,7 @@ impl KernelError {
                 ErrorKind::Invalid
             }
             Self::Tool(_) | Self::Mismatch { .. } | Self::Step { .. } => ErrorKind::Failed,
+            Self::Catalog(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Shared(error) => error.kind(),
@@ -166,6 +170,7 @@ impl KernelError {
             ),
             Self::Tool(error) => error.hint(),
             Self::Agent { .. } => Some(crate::check::AGENT_FIX.to_owned()),
+            Self::Catalog(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Shared(error) => error.hint(),
             Self::OtherModules { kernel, .. } => Some(format!(

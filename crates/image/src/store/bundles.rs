@@ -37,6 +37,14 @@ pub struct BundlePull {
     pub kernel: Option<ArtifactName>,
 }
 
+impl BundlePull {
+    /// What a kernel is called: if nobody says, as its file is without its ending.
+    pub fn kernel_name(&self) -> ArtifactName {
+        let name = self.name.clone().or_else(|| self.url.suggested_name());
+        name.unwrap_or_else(|| "kernel".parse().expect("this is a name"))
+    }
+}
+
 /// A bundle that is here, and that nobody else fetches or removes meanwhile.
 struct Fetched {
     path: PathBuf,
@@ -79,7 +87,7 @@ impl Store {
     ) -> Result<Kernel, KernelError> {
         let store = self.clone();
         let pull = BundlePull {
-            name: Some(kernel_of(pull)),
+            name: Some(pull.kernel_name()),
             ..pull.clone()
         };
         let start = |progress, cancel: CancellationToken| {
@@ -149,7 +157,7 @@ impl Store {
         progress: &Reporter,
         cancel: &CancellationToken,
     ) -> Result<Kernel, KernelError> {
-        let name = kernel_of(&pull);
+        let name = pull.kernel_name();
         if let Some(kernel) = self.kernel_of_bundle(&name, &pull).await? {
             return Ok(kernel);
         }
@@ -234,18 +242,6 @@ impl Store {
     }
 }
 
-/// What a kernel is called: if nobody says, as its file is without its ending.
-fn kernel_of(pull: &BundlePull) -> ArtifactName {
-    let from_file = || {
-        let stem = shown(&pull.url)
-            .trim_end_matches(".zst")
-            .trim_end_matches(".tar");
-        let name = stem.to_lowercase().parse();
-        name.unwrap_or_else(|_| "kernel".parse().expect("this is a name"))
-    };
-    pull.name.clone().unwrap_or_else(from_file)
-}
-
 /// The file of an address, for people.
 fn shown(url: &WebUrl) -> &str {
     match url.file_name() {
@@ -276,3 +272,6 @@ fn forget(fetched: Fetched) {
         tracing::warn!(%error, path = %fetched.path.display(), "could not remove a download");
     }
 }
+
+#[cfg(test)]
+mod tests;

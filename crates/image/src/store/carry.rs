@@ -246,4 +246,4 @@ fn parse_manifest(json: &[u8]) -> Result<Manifest, BundleError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -179,3 +179,6 @@ fn is_for_want_of_room(error: &(dyn Error + 'static)) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests;

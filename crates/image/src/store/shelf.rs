@@ -7,6 +7,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
+use banger_proto::api;
 use banger_proto::error::ErrorKind;
 use banger_proto::id::ImageId;
 use banger_proto::name::{ArtifactName, VmName};
@@ -20,7 +21,7 @@ use crate::draft;
 use crate::elsewhere::{self, ElsewhereError};
 use crate::hash::show_sha256;
 use crate::image::{ROOTFS, WORK_SEED};
-use crate::manifest::{self, Elsewhere, KernelManifest, Manifest};
+use crate::manifest::{self, Elsewhere, Manifest};
 use crate::oci::PullRequest;
 use crate::progress::Reporter;
 use crate::sparse;
@@ -442,13 +443,14 @@ impl Store {
         changes.unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The catalog's kernels that are not here.
-    pub fn available_kernels(&self) -> Result<Vec<ArtifactName>, StoreError> {
-        let here = self.kernels()?;
-        let is_here = |name: &ArtifactName| here.iter().any(|k: &KernelManifest| k.name == *name);
-        let catalog = self.catalog();
-        let names = catalog.kernels.iter().map(|kernel| kernel.name.clone());
-        Ok(names.filter(|name| !is_here(name)).collect())
+    /// What the catalog has, and what of it is here.
+    pub fn describe_catalog(&self) -> Result<api::Catalog, StoreError> {
+        let (images, kernels) = (self.images()?, self.kernels()?);
+        let known = self.shared.catalogs.current();
+        Ok(known.describe(
+            |name| images.iter().any(|image| image.name == *name),
+            |name| kernels.iter().any(|kernel| kernel.name == *name),
+        ))
     }
 }
 

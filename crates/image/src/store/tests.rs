@@ -12,13 +12,14 @@ pub(super) struct Place {
     pub(super) store: Store,
 }
 
-fn config(home: &Path) -> StoreConfig {
+pub(super) fn config(home: &Path) -> StoreConfig {
     StoreConfig {
         state_dir: home.join("state"),
         cache_dir: home.join("cache"),
         agent: home.join("agent"),
         debian_mirror: None,
         ubuntu_mirror: None,
+        catalog: None,
     }
 }
 

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::ImageId;
 use crate::name::ArtifactName;
-use crate::reference::ImageReference;
+use crate::reference::{Digest, ImageReference};
 use crate::size::ByteSize;
+use crate::url::WebUrl;
 
 /// An image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +86,22 @@ pub struct PullImage {
     pub auth: Option<RegistryAuth>,
 }
 
+/// Body of `POST /v1/bundles/image` and `POST /v1/bundles/kernel`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PullBundle {
+    /// Where the bundle is.
+    pub url: WebUrl,
+    /// What its bytes must hash to.
+    pub digest: Digest,
+    /// What it is to be called. If absent an image's is as its bundle says, and a kernel's as the
+    /// file in the address is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<ArtifactName>,
+    /// The kernel that an image is to boot with; as its bundle says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<ArtifactName>,
+}
+
 /// Proof of who asks a registry.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -153,4 +170,51 @@ pub struct Kernel {
     pub size: ByteSize,
     /// When it was made, RFC 3339.
     pub created_at: String,
+}
+
+/// What can be had by its name alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Catalog {
+    /// Which of two catalogs is the newer one.
+    pub serial: u64,
+    /// Where it came from; absent if it is built in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<WebUrl>,
+    /// Why a newer one could not be had, if one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+    /// Its images.
+    pub images: Vec<CatalogImage>,
+    /// Its kernels; the first is the default.
+    pub kernels: Vec<CatalogKernel>,
+}
+
+/// An image of the catalog.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CatalogImage {
+    /// Its name.
+    pub name: ArtifactName,
+    /// What it holds, in one line.
+    pub about: String,
+    /// Distribution and release, such as `debian 12`.
+    pub distro: String,
+    /// The kernel that it boots with.
+    pub kernel: ArtifactName,
+    /// Where it may come from, in words, the best one first.
+    pub sources: Vec<String>,
+    /// Whether an image of this name is here.
+    pub here: bool,
+}
+
+/// A kernel of the catalog.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CatalogKernel {
+    /// Its name.
+    pub name: ArtifactName,
+    /// What it is, in one line.
+    pub about: String,
+    /// Where it may come from, in words, the best one first.
+    pub sources: Vec<String>,
+    /// Whether it is here.
+    pub here: bool,
 }

@@ -29,6 +29,7 @@
 //! | `GET /v1/stats`                    | -                      | [`VmStats`] list: what runs    |
 //! | `GET /v1/images`                   | -                      | [`Image`] list                 |
 //! | `POST /v1/images/{name}/pull`      | -                      | 202 [`Operation`]              |
+//! | `POST /v1/bundles/image`           | [`PullBundle`]         | 202 [`Operation`]              |
 //! | `POST /v1/images/register`         | [`RegisterImage`]      | [`Image`]                      |
 //! | `POST /v1/images/import?name=&sha256=` | bundle             | 202 [`Operation`]              |
 //! | `GET /v1/images/{image}/export`    | -                      | bundle                         |
@@ -37,7 +38,9 @@
 //! | `DELETE /v1/images/{image}`        | -                      | 204                            |
 //! | `POST /v1/images/prune?dry_run=`   | -                      | [`Image`] list: what went      |
 //! | `POST /v1/kernels/{name}/import?sha256=` | bundle           | 202 [`Operation`]              |
-//! | `GET /v1/kernels/available`        | -                      | names of the catalog           |
+//! | `POST /v1/kernels/{name}/pull`     | -                      | 202 [`Operation`]              |
+//! | `POST /v1/bundles/kernel`          | [`PullBundle`]         | 202 [`Operation`]              |
+//! | `GET /v1/catalog?ask=`             | -                      | [`Catalog`]                    |
 //! | `DELETE /v1/kernels/{name}`        | -                      | 204                            |
 //! | `GET /v1/kernels`                  | -                      | [`Kernel`] list                |
 //! | `GET /v1/engines`                  | -                      | [`Engine`] list                |

@@ -31,6 +31,8 @@ pub enum OperationKind {
     DeleteVm,
     /// Gets an image and the kernel it needs.
     PullImage,
+    /// Gets a kernel.
+    PullKernel,
     /// Installs an engine's program.
     InstallEngine,
     /// Removes an engine's program that banger has installed.
@@ -41,7 +43,7 @@ pub enum OperationKind {
 
 impl OperationKind {
     /// Every kind, for tables.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::CreateVm,
         Self::StartVm,
         Self::StopVm,
@@ -52,6 +54,7 @@ impl OperationKind {
         Self::SetVm,
         Self::DeleteVm,
         Self::PullImage,
+        Self::PullKernel,
         Self::InstallEngine,
         Self::UninstallEngine,
         Self::PromoteImage,
@@ -70,6 +73,7 @@ impl OperationKind {
             Self::SetVm => "set_vm",
             Self::DeleteVm => "delete_vm",
             Self::PullImage => "pull_image",
+            Self::PullKernel => "pull_kernel",
             Self::InstallEngine => "install_engine",
             Self::UninstallEngine => "uninstall_engine",
             Self::PromoteImage => "promote_image",
@@ -124,6 +128,9 @@ pub struct Operation {
     /// Why banger does it, where nobody asked: `its time to live is over`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What was odd on the way, though it went on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Why it failed or was called off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ApiError>,

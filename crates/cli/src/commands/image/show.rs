@@ -10,19 +10,22 @@ use crate::args::Json;
 use crate::complete;
 use crate::failure::Outcome;
 use crate::output::{print, print_json};
+use crate::render::catalog::catalog_image_text;
 use crate::render::lists::image_text;
 use crate::settings::Settings;
 
 const EXAMPLES: &str = "\
 Examples:
   banger image show debian-bookworm
-  banger image show alpine-3.20 --json";
+  banger image show alpine-3.20 --json
+
+Of an image of the catalog that is not here it shows where that may come from.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Show {
     /// The image's name
-    #[arg(add = ArgValueCandidates::new(complete::image_names))]
+    #[arg(add = ArgValueCandidates::new(complete::all_images))]
     image: ArtifactName,
     #[command(flatten)]
     json: Json,
@@ -30,17 +33,29 @@ pub(crate) struct Show {
 
 impl Show {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
-        let images = settings.connect().await?.images().await?;
+        let client = settings.connect().await?;
+        let images = client.images().await?;
         // Of two with the name, the newer one counts.
-        let image = images.into_iter().rfind(|image| image.name == self.image);
+        if let Some(image) = images.into_iter().rfind(|image| image.name == self.image) {
+            match self.json.json {
+                true => print_json(&image)?,
+                false => print(&image_text(&image, Timestamp::now()))?,
+            }
+            return Ok(0);
+        }
+        let images = client.catalog(false).await?.images;
+        let image = images.into_iter().find(|image| image.name == self.image);
         let image = image.ok_or_else(|| {
-            let message = format!("there is no image `{}` here", self.image);
+            let message = format!(
+                "there is no image `{}` here, nor in the catalog",
+                self.image
+            );
             ApiError::new(ErrorKind::NotFound, message)
                 .with_hint("see `banger image list`, or get it with `banger image pull`")
         })?;
         match self.json.json {
             true => print_json(&image)?,
-            false => print(&image_text(&image, Timestamp::now()))?,
+            false => print(&catalog_image_text(&image))?,
         }
         Ok(0)
     }

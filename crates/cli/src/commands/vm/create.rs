@@ -56,7 +56,7 @@ pub(crate) struct VmArgs {
     #[arg(long, help_heading = "VM options")]
     name: Option<VmName>,
     /// The image to boot, or NAME:TAG of a registry; got first if it is not here [default: default_image_name of the config]
-    #[arg(long, help_heading = "VM options", add = ArgValueCandidates::new(complete::image_names))]
+    #[arg(long, help_heading = "VM options", add = ArgValueCandidates::new(complete::all_images))]
     image: Option<ImageName>,
     /// Number of virtual CPUs [default: a quarter of the host's, 1 to 4]
     #[arg(long, value_name = "N", value_parser = vcpu, allow_hyphen_values = true, help_heading = "VM options")]

@@ -278,6 +278,7 @@ impl Home {
             agent: directory.path().join("agent"),
             debian_mirror: None,
             ubuntu_mirror: None,
+            catalog: None,
         };
         let store = Store::open_with(config, patience);
         Self {

@@ -15,7 +15,7 @@ fn source(bytes: &[u8]) -> BundleSource<&[u8]> {
     }
 }
 
-fn manifest(length: u64) -> String {
+pub(in crate::store) fn manifest(length: u64) -> String {
     serde_json::json!({
         "id": ImageId::new(), "name": "base", "digest": "sha256:0", "source": "a test",
         "distro": "debian 12", "arch": std::env::consts::ARCH,
@@ -25,7 +25,7 @@ fn manifest(length: u64) -> String {
     .to_string()
 }
 
-fn bundle(parts: &[(&str, &[u8])]) -> Vec<u8> {
+pub(in crate::store) fn bundle(parts: &[(&str, &[u8])]) -> Vec<u8> {
     let mut packer = Packer::new(Vec::new()).unwrap();
     for (name, content) in parts {
         packer
@@ -35,7 +35,7 @@ fn bundle(parts: &[(&str, &[u8])]) -> Vec<u8> {
     packer.finish().unwrap()
 }
 
-fn disk() -> Vec<u8> {
+pub(in crate::store) fn disk() -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("disk");
     filesystem(&path, 0);

@@ -45,7 +45,7 @@ pub(super) fn called_off(kind: OperationKind, vm: &VmName) -> ApiError {
         OperationKind::ResumeVm => "resume",
         OperationKind::SetVm => "change",
         OperationKind::DeleteVm => "delete",
-        OperationKind::PullImage => "pull",
+        OperationKind::PullImage | OperationKind::PullKernel => "pull",
         OperationKind::InstallEngine | OperationKind::UninstallEngine => "installation",
         OperationKind::PromoteImage => "promotion",
     };
