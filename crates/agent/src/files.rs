@@ -4,8 +4,10 @@
 //! gives `apt/`, `apt/sources.list`, ... and `/` gives `./`, `./bin`, ... In: the entries are
 //! unpacked below a directory, which is made if it is missing; no entry gets out of it.
 
+mod sparse;
+
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
@@ -82,26 +84,82 @@ pub fn pack(path: &Path, pieces: mpsc::Sender<io::Result<Bytes>>) -> Result<(), 
     let name = path
         .file_name()
         .map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let output = PieceWriter {
-        pieces,
-        buffer: BytesMut::new(),
-    };
-    let mut packer = Packer {
-        builder: Builder::new(output),
-        links: HashMap::new(),
-    };
-    packer.add(path, &name)?;
-    let mut output = packer.builder.into_inner().map_err(|_| FilesError::Gone)?;
-    output.flush().map_err(|_| FilesError::Gone)
+    Packer::new(pieces, None).pack(path, &name)
+}
+
+/// Packs the guest's whole system, as [`pack`] does with `/`, but without what is not the system's
+/// own: see [`SystemBounds`]. Blocks.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_system(pieces: mpsc::Sender<io::Result<Bytes>>) -> Result<(), FilesError> {
+    let root = Path::new("/");
+    let bounds = SystemBounds::of(root).map_err(|reason| FilesError::Read {
+        path: root.to_owned(),
+        reason,
+    })?;
+    Packer::new(pieces, Some(bounds)).pack(root, Path::new("."))
 }
 
 struct Packer {
     builder: Builder<PieceWriter>,
     /// Names of files with several links, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
+    bounds: Option<SystemBounds>,
+}
+
+/// What belongs to a system that becomes an image.
+///
+/// - Other file systems do not (`/proc`, `/dev`, `/run`, ...), but for `/root`, which is a disk of
+///   its own: of them only the directory is packed.
+/// - The content of [`PASSING`] directories does not.
+/// - The machine's id is not the image's: the file is packed empty, so that init makes a new one.
+#[derive(Debug)]
+struct SystemBounds {
+    devices: Vec<u64>,
+}
+
+/// Directories whose content is not meant to stay.
+const PASSING: [&str; 2] = ["./tmp", "./var/tmp"];
+/// Files that say which machine this is.
+const MACHINE_ID: &str = "./etc/machine-id";
+
+impl SystemBounds {
+    fn of(root: &Path) -> io::Result<Self> {
+        let home = fs::symlink_metadata(root.join("root"));
+        let devices = [Some(fs::symlink_metadata(root)?), home.ok()];
+        let devices = devices.into_iter().flatten().map(|found| found.dev());
+        Ok(Self {
+            devices: devices.collect(),
+        })
+    }
+
+    /// Whether what is in a directory is packed too.
+    fn enter(&self, name: &Path, directory: &Metadata) -> bool {
+        let passing = PASSING.iter().any(|passing| name == Path::new(passing));
+        self.devices.contains(&directory.dev()) && !passing
+    }
 }
 
 impl Packer {
+    fn new(pieces: mpsc::Sender<io::Result<Bytes>>, bounds: Option<SystemBounds>) -> Self {
+        let output = PieceWriter {
+            pieces,
+            buffer: BytesMut::new(),
+        };
+        Self {
+            builder: Builder::new(output),
+            links: HashMap::new(),
+            bounds,
+        }
+    }
+
+    fn pack(mut self, path: &Path, name: &Path) -> Result<(), FilesError> {
+        self.add(path, name)?;
+        let mut output = self.builder.into_inner().map_err(|_| FilesError::Gone)?;
+        output.flush().map_err(|_| FilesError::Gone)
+    }
+
     fn add(&mut self, path: &Path, name: &Path) -> Result<(), FilesError> {
         let read = |reason| FilesError::Read {
             path: path.to_owned(),
@@ -113,6 +171,13 @@ impl Packer {
         header.set_metadata(&metadata);
         if kind.is_dir() {
             self.append(&mut header, name, io::empty())?;
+            if self
+                .bounds
+                .as_ref()
+                .is_some_and(|bounds| !bounds.enter(name, &metadata))
+            {
+                return Ok(());
+            }
             let mut entries: Vec<_> = fs::read_dir(path)
                 .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
                 .map_err(read)?;
@@ -143,9 +208,19 @@ impl Packer {
             }
             self.links.insert(identity, name.to_owned());
         }
+        if kind.is_file() && self.bounds.is_some() && name == Path::new(MACHINE_ID) {
+            header.set_size(0);
+            return self.append(&mut header, name, io::empty());
+        }
         if kind.is_file() {
-            self.append_attributes(path)?;
             let file = File::open(path).map_err(read)?;
+            // Only banger itself takes a whole system: others may not know of holes.
+            if self.bounds.is_some()
+                && let Some(pieces) = sparse::pieces(&file, &metadata).map_err(read)?
+            {
+                return self.append_sparse(path, &mut header, name, &file, &pieces);
+            }
+            self.append_attributes(path, Vec::new())?;
             // A file that grows or shrinks meanwhile keeps the length of its header.
             let data = file.chain(io::repeat(0)).take(metadata.len());
             return self.append(&mut header, name, data);
@@ -163,20 +238,43 @@ impl Packer {
     /// Puts a file's extended attributes in front of its entry, in the way of GNU tar and of
     /// star. Those of the overlay and of access control are the file system's own. (A value with
     /// a newline is lost on the way in: the library takes that for the record's end.)
-    fn append_attributes(&mut self, path: &Path) -> Result<(), FilesError> {
-        let attributes: Vec<(String, Vec<u8>)> = attributes(path)
+    fn append_attributes(
+        &mut self,
+        path: &Path,
+        mut records: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), FilesError> {
+        let attributes = attributes(path)
             .into_iter()
             .filter(|(name, _)| name.starts_with("user.") || name == "security.capability")
-            .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value))
-            .collect();
-        if attributes.is_empty() {
+            .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value));
+        records.extend(attributes);
+        if records.is_empty() {
             return Ok(());
         }
-        let records = attributes
+        let records = records
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_slice()));
         let appended = self.builder.append_pax_extensions(records);
         appended.map_err(|reason| append_failed(path, reason))
+    }
+
+    /// Packs a file without its holes.
+    fn append_sparse(
+        &mut self,
+        path: &Path,
+        header: &mut Header,
+        name: &Path,
+        file: &File,
+        pieces: &[sparse::Piece],
+    ) -> Result<(), FilesError> {
+        let length = header
+            .size()
+            .map_err(|reason| append_failed(name, reason))?;
+        self.append_attributes(path, sparse::records(length))?;
+        let map = sparse::map(pieces);
+        header.set_size(map.len() as u64 + sparse::stored(pieces));
+        let content = sparse::Content::new(file, pieces.to_vec());
+        self.append(header, name, Read::chain(&map[..], content))
     }
 
     fn append(

@@ -186,6 +186,7 @@ impl Lines {
     fn line(&mut self, event: &OperationEvent, now: Instant) -> Option<String> {
         match event {
             OperationEvent::Stage { .. } | OperationEvent::Done(_) => None,
+            OperationEvent::Output { text } => Some(text.trim_end().to_owned()),
             OperationEvent::StageDone(stage) => {
                 let failed = if stage.failed { " failed after" } else { "" };
                 let time = took(millis(stage.took_ms));
@@ -309,6 +310,7 @@ impl Live {
                 }
             }
             OperationEvent::Progress(step) => self.step(step),
+            OperationEvent::Output { text } => self.say(text.trim_end()),
             OperationEvent::Done(operation) => {
                 self.clear();
                 // What was shown stays in short, unless it was one line anyway.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use banger_proto::VERSION;
 use banger_proto::api::{
-    Catalog, CreateVm, DaemonStatus, Engine, EngineKind, Image, InstallEngine, Kernel, KillVm,
-    LogKind, Operation, PullBundle, PullImage, RegisterImage, RenameImage, SetVm, SshTarget,
-    Version, Vm, VmHealth, VmStats,
+    BuildImage, Catalog, CommitVm, CreateVm, DaemonStatus, Engine, EngineKind, Image,
+    InstallEngine, Kernel, KillVm, LogKind, Operation, PullBundle, PullImage, RegisterImage,
+    RenameImage, SetVm, SshTarget, Version, Vm, VmHealth, VmStats,
 };
 use banger_proto::id::OperationId;
 use banger_proto::name::ArtifactName;
@@ -373,6 +373,20 @@ impl Client {
     pub async fn promote_image(&self, image: &str) -> Result<Operation, ClientError> {
         self.transport
             .json(Call::post(path("/v1/images/", image, "/promote")))
+            .await
+    }
+
+    /// `POST /v1/vms/{vm}/commit`: makes an image of a VM that is stopped.
+    pub async fn commit_vm(&self, vm: &str, commit: &CommitVm) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post(path("/v1/vms/", vm, "/commit")).json(commit))
+            .await
+    }
+
+    /// `POST /v1/images/build`: makes an image of another one and what is done to it.
+    pub async fn build_image(&self, build: &BuildImage) -> Result<Operation, ClientError> {
+        self.transport
+            .json(Call::post("/v1/images/build").json(build))
             .await
     }
 

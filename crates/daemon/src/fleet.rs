@@ -252,6 +252,47 @@ impl Fleet {
         crate::blocking(move || images.missing().or_else(|| banger_net::missing(nat))).await
     }
 
+    /// Begins to create a VM that is a copy of `source`, whose guest runs nothing of its own. It
+    /// goes with `lease`.
+    ///
+    /// # Errors
+    /// There is no room or engine for it.
+    pub async fn copy(
+        &self,
+        source: &Handle,
+        lease: LeaseId,
+        request_id: Option<RequestId>,
+    ) -> Result<Handle, ApiError> {
+        let original = source.status().row;
+        let purpose = ("banger.copy-of".to_owned(), original.name.to_string());
+        let request = CreateVm {
+            image: Some(original.image.clone()),
+            vcpu: Some(original.vcpu),
+            memory: Some(original.memory),
+            disk_size: Some(original.disk_size),
+            system_size: Some(original.system_size),
+            engine: Some(original.engine),
+            nat: Some(false),
+            labels: [purpose].into(),
+            lease: Some(lease),
+            ..CreateVm::default()
+        };
+        let mut row = self.admit(request, None).await?;
+        row.image_id.clone_from(&original.image_id);
+        row.kernel.clone_from(&original.kernel);
+        let layout = self.host.layout(&original.id, original.slot);
+        self.host.captures.add(row.id.clone(), layout);
+        let work = self.host.operations.begin(Subject {
+            kind: OperationKind::CreateVm,
+            vm: None,
+            request_id,
+            reason: Some(format!("an image is made of VM `{}`", original.name)),
+        });
+        let id = row.id.clone();
+        self.bring_forth(row, work, true).await;
+        self.find(id.as_str())
+    }
+
     async fn admit(
         &self,
         request: CreateVm,

@@ -14,6 +14,7 @@ use banger_image::{AnyError, CatalogOrigin, Installer, InstallerConfig, Store, S
 use banger_net::{InvalidConfig, Network, NetworkConfig};
 use banger_proto::id::{InstanceId, VmId};
 
+use crate::capture::Captures;
 use crate::clock::Clock;
 use crate::engines::{Engines, Programs};
 use crate::events::Events;
@@ -124,6 +125,8 @@ pub struct Host {
     pub pulls: Pulls,
     /// Clients that VMs hang on.
     pub leases: Leases,
+    /// VMs that are copies of others.
+    pub captures: Captures,
     /// What is odd and lasts.
     pub warnings: Warnings,
     /// When the host's clock jumps.
@@ -195,6 +198,7 @@ impl Host {
             events,
             pulls: Pulls::default(),
             leases: Leases::default(),
+            captures: Captures::default(),
             warnings,
             clock: Clock::default(),
             logs: BoundedLogs::default(),

@@ -9,6 +9,8 @@
 //! [`host`] puts it together, [`server`] runs it.
 
 pub mod api;
+pub mod build;
+pub mod capture;
 pub mod clock;
 mod descriptor;
 pub mod doctor;

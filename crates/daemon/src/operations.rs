@@ -24,6 +24,8 @@ use crate::store::keys::IdempotencyKey;
 
 /// How many ended operations are remembered.
 const REMEMBERED: usize = 256;
+/// How many bytes of what its commands print an operation remembers, the newest.
+const OUTPUT_KEPT: usize = 256 << 10;
 
 /// All operations. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -231,6 +233,8 @@ impl Operations {
             | OperationKind::PullImage
             | OperationKind::PullKernel
             | OperationKind::PromoteImage
+            | OperationKind::CommitVm
+            | OperationKind::BuildImage
             | OperationKind::InstallEngine => {
                 entry.cancel.cancel();
                 Ok(operation)
@@ -524,6 +528,34 @@ impl StageReporter {
         self.entry.record().operation.warnings.push(text);
     }
 
+    /// A command in a guest has printed something. Of much only the newest is remembered.
+    pub fn output(&self, text: String) {
+        let mut record = self.entry.record();
+        let mut room = OUTPUT_KEPT.saturating_sub(text.len());
+        let mut is_old = |event: &OperationEvent| match event {
+            OperationEvent::Output { text } => match room.checked_sub(text.len()) {
+                Some(left) => {
+                    room = left;
+                    false
+                }
+                None => {
+                    room = 0;
+                    true
+                }
+            },
+            _ => false,
+        };
+        let old = record
+            .events
+            .iter()
+            .rev()
+            .filter(|(_, event)| is_old(event));
+        let old: Vec<u64> = old.map(|(number, _)| *number).collect();
+        record.events.retain(|(number, _)| !old.contains(number));
+        self.entry
+            .add(&mut record, OperationEvent::Output { text }, |_| false);
+    }
+
     /// Stages that have ended so far, also those that have failed.
     pub fn stages(&self) -> Vec<StageTime> {
         self.entry.record().operation.stages.clone()
@@ -632,10 +664,30 @@ mod tests {
                 OperationEvent::Progress(progress) => {
                     format!("{} {}", progress.what, progress.done)
                 }
+                OperationEvent::Output { text } => format!("{} bytes", text.len()),
                 OperationEvent::Done(operation) => format!("{:?}", operation.state),
             });
         }
         words
+    }
+
+    #[tokio::test]
+    async fn of_much_output_the_newest_is_remembered_and_the_stages_stay() {
+        let operations = operations();
+        let work = operations.begin(create());
+        let reporter = work.reporter();
+        reporter.stage("packages").done();
+        for _ in 0..20 {
+            reporter.output("x".repeat(OUTPUT_KEPT / 8));
+        }
+        reporter.output("last".to_owned());
+        let id = work.id();
+        work.end(Ok(()));
+        let words = all(operations.follow(&id).unwrap()).await;
+        let kept = words.iter().filter(|word| word.ends_with("bytes")).count();
+        assert_eq!(kept, 8, "{words:?}");
+        assert_eq!(words[..2], ["begin packages", "end packages"]);
+        assert_eq!(words[words.len() - 2..], ["4 bytes", "Succeeded"]);
     }
 
     #[tokio::test]

@@ -310,7 +310,7 @@ async fn a_follower_who_comes_late_sees_every_stage() {
         match events.next().await.unwrap() {
             OperationEvent::Stage { .. } => begun += 1,
             OperationEvent::StageDone(_) => ended += 1,
-            OperationEvent::Progress(_) => {}
+            OperationEvent::Progress(_) | OperationEvent::Output { .. } => {}
             OperationEvent::Done(operation) => break operation,
         }
     };

@@ -810,11 +810,13 @@ fn image_names(catalog: &Catalog) -> Vec<String> {
 }
 
 mod bundles;
+mod capture;
 mod carry;
 mod obtain;
 mod shelf;
 
 pub use bundles::BundlePull;
+pub use capture::{Capture, CaptureError, Taken};
 pub use carry::ImportError;
 pub use shelf::{ChangeError, Registration};
 

@@ -10,6 +10,7 @@
 //! | `POST /v1/tcp?addr=A`        | bytes                   | bytes: a TCP connection to A  |
 //! | `GET /v1/files?path=P`       | -                       | tar stream of P               |
 //! | `PUT /v1/files?path=P`       | tar stream              | 204; unpacked below P         |
+//! | `GET /v1/system`             | -                       | tar stream of the system      |
 //! | `POST /v1/clock`             | [`Clock`]               | 204                           |
 //! | `POST /v1/grow`              | [`Grow`]                | 204; the disk's room is there |
 //! | `POST /v1/shutdown`          | [`Shutdown`]            | 202; the guest goes down      |
@@ -29,6 +30,11 @@
 //! name or through a link, refuses the archive. The refusals: 400 for an archive that is none
 //! or leads out, 403 for what may not be read or written, 404 for what is not there, 409 for
 //! what is in the way (a file in a directory's place), 507 for a disk that is full.
+//!
+//! The system is all that an image of this guest consists of: `/` and what is below it on the same
+//! file system, and `/root`, without the content of `/tmp` and `/var/tmp` and with an empty
+//! machine id. Of file systems that are mounted elsewhere it has the directories. Holes in files
+//! are left out, in GNU tar's form 1.0.
 //!
 //! Unknown fields are ignored on both sides, and new ones have defaults, so that an agent
 //! and a daemon of different versions understand each other.

@@ -101,6 +101,7 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Answer {
         ("/v1/ssh", &Method::POST) => streams::ssh(agent, request),
         ("/v1/tcp", &Method::POST) => streams::tcp(request).await,
         ("/v1/files", &Method::GET) => streams::get_files(&request),
+        ("/v1/system", &Method::GET) => streams::get_system(),
         ("/v1/files", &Method::PUT) => streams::put_files(request).await,
         ("/v1/clock", &Method::POST) => status::clock(agent, read_json(request).await?),
         ("/v1/stats", &Method::GET) => Ok(json(StatusCode::OK, &crate::stats::read())),

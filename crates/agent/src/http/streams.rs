@@ -74,20 +74,32 @@ pub(super) fn get_files(request: &Request<Incoming>) -> Answer {
         return Err(Failure { status, message });
     }
     let kind = kind_of(&path);
+    let mut response = packed(move |pieces| files::pack(&path, pieces));
+    let headers = response.headers_mut();
+    headers.insert(FILE_KIND_HEADER, HeaderValue::from_static(kind));
+    Ok(response)
+}
+
+/// `GET /v1/system`.
+pub(super) fn get_system() -> Answer {
+    Ok(packed(files::pack_system))
+}
+
+/// Answers with an archive while `pack` makes it.
+fn packed(
+    pack: impl FnOnce(mpsc::Sender<io::Result<Bytes>>) -> Result<(), files::FilesError> + Send + 'static,
+) -> Response<Body> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let span = tracing::Span::current();
     spawn_blocking(move || {
         let _entered = span.entered();
-        if let Err(error) = files::pack(&path, sender.clone()) {
+        if let Err(error) = pack(sender.clone()) {
             warn!(%error, "the archive is incomplete");
             // Resets the stream, unless nobody reads it any more.
             let _ = sender.blocking_send(Err(io::Error::other(error)));
         }
     });
-    let mut response = Response::new(Body::Bytes(receiver));
-    let headers = response.headers_mut();
-    headers.insert(FILE_KIND_HEADER, HeaderValue::from_static(kind));
-    Ok(response)
+    Response::new(Body::Bytes(receiver))
 }
 
 /// `PUT /v1/files?path=P`.

@@ -1,7 +1,7 @@
 //! `banger operation`
 
 use banger_client::Client;
-use banger_proto::api::{Operation as Work, OperationState};
+use banger_proto::api::{Operation as Work, OperationEvent, OperationState};
 use banger_proto::error::{ApiError, ErrorKind};
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
@@ -23,6 +23,7 @@ Examples:
   banger operation show 3f9c2a71
   banger operation follow 3f9c2a71
   banger operation cancel 3f9c2a71
+  banger operation logs 3f9c2a71
 
 Creating, starting, stopping, changing and deleting VMs are operations, and so is getting an
 image or an engine. They go on in the daemon when the command that began them is gone. An
@@ -40,6 +41,8 @@ pub(crate) enum Operation {
     Follow(Follow),
     /// Call an operation off, and wait until it has cleaned up
     Cancel(Cancel),
+    /// Print what an operation's commands print, such as those of a build, until it ends
+    Logs(Logs),
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +82,13 @@ pub(crate) struct Cancel {
     quiet: Quiet,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The operation: its id, or the beginning of it
+    #[arg(add = ArgValueCandidates::new(complete::operation_ids))]
+    operation: String,
+}
+
 impl Operation {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let mut signals = Signals::listen()?;
@@ -89,6 +99,7 @@ impl Operation {
                 Self::Show(command) => command.run(&client, settings).await,
                 Self::Follow(command) => command.run(&client, settings).await,
                 Self::Cancel(command) => command.run(&client, settings).await,
+                Self::Logs(command) => command.run(&client).await,
             }
         };
         signals.or(work).await?;
@@ -159,6 +170,22 @@ impl Cancel {
         match self.json.json {
             true => print_json(&operation),
             false => Ok(()),
+        }
+    }
+}
+
+impl Logs {
+    async fn run(self, client: &Client) -> Result<(), Failure> {
+        let operation = find(client, &self.operation).await?;
+        let mut events = client.events(&operation.id).await?;
+        loop {
+            match events.next().await? {
+                OperationEvent::Output { text } => print(&text)?,
+                OperationEvent::Done(_) => return Ok(()),
+                OperationEvent::Stage { .. }
+                | OperationEvent::StageDone(_)
+                | OperationEvent::Progress(_) => {}
+            }
         }
     }
 }

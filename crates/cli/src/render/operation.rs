@@ -26,6 +26,8 @@ pub(crate) fn doing(kind: OperationKind) -> &'static str {
         OperationKind::InstallEngine => "installing an engine",
         OperationKind::UninstallEngine => "removing an engine",
         OperationKind::PromoteImage => "promoting an image",
+        OperationKind::CommitVm => "making an image of VM",
+        OperationKind::BuildImage => "building an image",
     }
 }
 

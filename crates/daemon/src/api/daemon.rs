@@ -110,6 +110,8 @@ impl AtWork {
                     | OperationKind::PullImage
                     | OperationKind::PullKernel
                     | OperationKind::PromoteImage
+                    | OperationKind::CommitVm
+                    | OperationKind::BuildImage
                     | OperationKind::InstallEngine => true,
                     OperationKind::StopVm
                     | OperationKind::KillVm

@@ -2,6 +2,7 @@
 //! none of them changes the host, so that a dropped connection cannot leave half a change.
 
 mod artifacts;
+mod build;
 mod daemon;
 mod engines;
 mod events;
@@ -67,6 +68,7 @@ impl Api {
             .route("/v1/vms/{vm}/pause", post(vms::pause))
             .route("/v1/vms/{vm}/resume", post(vms::resume))
             .route("/v1/vms/{vm}/exec", post(stream::exec))
+            .route("/v1/vms/{vm}/commit", post(build::commit))
             .route("/v1/vms/{vm}/ssh", post(stream::ssh))
             .route("/v1/vms/{vm}/ssh-target", get(vms::ssh_target))
             .route("/v1/vms/{vm}/logs", get(logs::logs))
@@ -79,6 +81,7 @@ impl Api {
             .route("/v1/images/archive", post(artifacts::take_archive))
             .route("/v1/bundles/image", post(artifacts::pull_bundle))
             .route("/v1/images/{image}/pull", post(artifacts::pull))
+            .route("/v1/images/build", post(build::build))
             .route("/v1/images/register", post(shelf::register))
             .route("/v1/images/import", post(shelf::import))
             .route("/v1/images/prune", post(shelf::prune))

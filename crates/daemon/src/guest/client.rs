@@ -216,6 +216,16 @@ impl Guest {
         Ok((kind, data(response.into_body()).boxed()))
     }
 
+    /// Reads the guest's whole system.
+    ///
+    /// # Errors
+    /// The agent does not answer as it should; one of an older version does not know of this.
+    pub async fn read_system(&self) -> Result<FileStream, RequestError> {
+        let request = self.request(Method::GET, "/v1/system", empty());
+        let response = self.answered(request).await?;
+        Ok(data(response.into_body()).boxed())
+    }
+
     /// Unpacks a tar stream below `path` in the guest; returns when all is there. An error
     /// in `files` calls it off.
     ///

@@ -6,6 +6,7 @@
 //! ```
 
 mod client;
+pub mod command;
 mod connect;
 mod error;
 mod stream;

@@ -112,18 +112,31 @@ pub fn own_disk(layout: &Layout, role: DiskRole) -> Disk {
     }
 }
 
+/// What becomes process 1 of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// What the image has for that.
+    OfImage,
+    /// The agent, whatever the image has: nothing else runs.
+    Agent,
+}
+
 /// The kernel's command line. It carries no secrets: every process of the guest can read it.
 pub fn kernel_command_line(
     engine: EngineKind,
     name: &VmName,
     disks: &[Disk],
     network: Option<&NetworkPlan>,
+    init: Init,
 ) -> String {
     let roles: Vec<&str> = disks.iter().map(|disk| disk.role.as_str()).collect();
     let mut line = format!("{KERNEL_PARAMETERS} {}={}", cmdline::DISKS, roles.join(","));
     if engine == EngineKind::Firecracker {
         line.push(' ');
         line.push_str(FIRECRACKER_PARAMETERS);
+    }
+    if init == Init::Agent {
+        line.push_str(&format!(" {}=none", cmdline::INIT));
     }
     if let Some(network) = network {
         // Documentation/admin-guide/nfs/nfsroot.rst:
@@ -188,9 +201,15 @@ mod tests {
         let disks = disks(&layout, &boot);
         let name: VmName = "calm-otter".parse().unwrap();
         insta::assert_debug_snapshot!((
-            kernel_command_line(EngineKind::Qemu, &name, &disks, Some(&network)),
-            kernel_command_line(EngineKind::Qemu, &name, &disks, None),
-            kernel_command_line(EngineKind::Firecracker, &name, &disks, None),
+            kernel_command_line(
+                EngineKind::Qemu,
+                &name,
+                &disks,
+                Some(&network),
+                Init::OfImage
+            ),
+            kernel_command_line(EngineKind::Qemu, &name, &disks, None, Init::Agent),
+            kernel_command_line(EngineKind::Firecracker, &name, &disks, None, Init::OfImage),
             &disks,
         ));
     }

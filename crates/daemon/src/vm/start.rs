@@ -249,11 +249,14 @@ impl Start {
 
     async fn disks(&self, artifacts: &Artifacts) -> Result<(), StageError> {
         let layout = self.layout();
-        self.disk(layout.system_disk.clone(), self.row.system_size, None)
+        let copied = self.host.captures.source(&self.row.id);
+        let (system, work) = copied.map_or((None, artifacts.work_seed.clone()), |source| {
+            (Some(source.system_disk), Some(source.work_disk))
+        });
+        self.disk(layout.system_disk.clone(), self.row.system_size, system)
             .await?;
         self.pass(Stage::Disks, Moment::HalfWay).await?;
-        let seed = artifacts.work_seed.clone();
-        self.disk(layout.work_disk.clone(), self.row.disk_size, seed)
+        self.disk(layout.work_disk.clone(), self.row.disk_size, work)
             .await?;
         let mut row = self.row.clone();
         row.image_id.clone_from(&artifacts.image_id);
@@ -314,6 +317,10 @@ impl Start {
         let sockets = layout.place.runtime_dir.clone();
         crate::blocking(move || files::make_private_directory(&sockets)).await?;
         let disks = plan::disks(&layout, &boot);
+        let init = match self.host.captures.source(&self.row.id) {
+            Some(_) => plan::Init::Agent,
+            None => plan::Init::OfImage,
+        };
         let network_plan = network.as_ref().map(|network| &network.plan);
         let spec = MachineSpec {
             cmdline: plan::kernel_command_line(
@@ -321,6 +328,7 @@ impl Start {
                 &self.row.name,
                 &disks,
                 network_plan,
+                init,
             ),
             name: self.row.name.clone(),
             vcpu: self.row.vcpu,

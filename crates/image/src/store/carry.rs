@@ -185,7 +185,7 @@ impl Store {
         Ok(self.whole_image(manifest).map_err(ChangeError::from)?)
     }
 
-    fn require_free(&self, name: &ArtifactName) -> Result<(), ChangeError> {
+    pub(super) fn require_free(&self, name: &ArtifactName) -> Result<(), ChangeError> {
         match self.images()?.iter().any(|image| image.name == *name) {
             true => Err(ChangeError::Taken {
                 what: "image",

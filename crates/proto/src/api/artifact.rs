@@ -157,6 +157,52 @@ pub struct RenameImage {
     pub name: ArtifactName,
 }
 
+/// Body of `POST /v1/vms/{vm}/commit`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommitVm {
+    /// What the image is to be called.
+    pub name: ArtifactName,
+    /// Whether an image that has the name is superseded.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// Body of `POST /v1/images/build`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildImage {
+    /// What the image is to be called.
+    pub name: ArtifactName,
+    /// The image that it begins with.
+    pub from: ArtifactName,
+    /// Whether it gets Docker.
+    #[serde(default)]
+    pub docker: bool,
+    /// Packages that are installed, by the image's own package manager.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// What is run in it then, as root, in this order.
+    #[serde(default)]
+    pub scripts: Vec<BuildScript>,
+    /// Room for what is added; the default system disk's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<ByteSize>,
+    /// Whether an image that has the name is superseded.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// A program that a build runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildScript {
+    /// What it is called in messages: a file's name.
+    pub name: String,
+    /// Its text. The first line says what runs it (`#!`), else that is `/bin/sh`.
+    pub text: String,
+}
+
 /// A kernel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Kernel {

@@ -26,10 +26,12 @@
 //! | `GET /v1/vms/{vm}/health`          | -                      | [`VmHealth`]                   |
 //! | `GET /v1/vms/{vm}/files?path=`     | -                      | tar stream of the guest's path |
 //! | `PUT /v1/vms/{vm}/files?path=`     | tar stream             | 204; unpacked below the path   |
+//! | `POST /v1/vms/{vm}/commit`         | [`CommitVm`]           | 202 [`Operation`]              |
 //! | `GET /v1/stats`                    | -                      | [`VmStats`] list: what runs    |
 //! | `GET /v1/images`                   | -                      | [`Image`] list                 |
 //! | `POST /v1/images/{name}/pull`      | -                      | 202 [`Operation`]              |
 //! | `POST /v1/bundles/image`           | [`PullBundle`]         | 202 [`Operation`]              |
+//! | `POST /v1/images/build`            | [`BuildImage`]         | 202 [`Operation`]              |
 //! | `POST /v1/images/register`         | [`RegisterImage`]      | [`Image`]                      |
 //! | `POST /v1/images/import?name=&sha256=` | bundle             | 202 [`Operation`]              |
 //! | `GET /v1/images/{image}/export`    | -                      | bundle                         |

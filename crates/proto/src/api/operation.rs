@@ -39,11 +39,15 @@ pub enum OperationKind {
     UninstallEngine,
     /// Copies an image's files into the store.
     PromoteImage,
+    /// Makes an image of a VM that is stopped.
+    CommitVm,
+    /// Makes an image of another one and what is done to it.
+    BuildImage,
 }
 
 impl OperationKind {
     /// Every kind, for tables.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::CreateVm,
         Self::StartVm,
         Self::StopVm,
@@ -58,6 +62,8 @@ impl OperationKind {
         Self::InstallEngine,
         Self::UninstallEngine,
         Self::PromoteImage,
+        Self::CommitVm,
+        Self::BuildImage,
     ];
 
     /// The word in JSON, in logs and in metrics.
@@ -77,6 +83,8 @@ impl OperationKind {
             Self::InstallEngine => "install_engine",
             Self::UninstallEngine => "uninstall_engine",
             Self::PromoteImage => "promote_image",
+            Self::CommitVm => "commit_vm",
+            Self::BuildImage => "build_image",
         }
     }
 }
@@ -154,6 +162,11 @@ pub enum OperationEvent {
     StageDone(StageTime),
     /// How far a long step inside a stage is.
     Progress(Progress),
+    /// What a command in a guest has printed.
+    Output {
+        /// Whole lines.
+        text: String,
+    },
     /// The operation has ended; the last event.
     Done(Box<Operation>),
 }

@@ -1,5 +1,6 @@
 //! `banger image`
 
+mod build;
 mod delete;
 mod export;
 mod import;
@@ -25,6 +26,8 @@ pub(crate) enum Image {
     Pull(pull::Pull),
     /// Show an image: where it comes from, and how its maker wants it run
     Show(show::Show),
+    /// Build an image of another one, or of a Dockerfile
+    Build(build::Build),
     /// Record an image whose file stays where it is
     Register(register::Register),
     /// Copy a registered image's files into banger's own store
@@ -47,6 +50,7 @@ impl Image {
         match self {
             Self::List(command) => command.run(settings).await,
             Self::Pull(command) => command.run(settings).await,
+            Self::Build(command) => command.run(settings).await,
             Self::Show(command) => command.run(settings).await,
             Self::Register(command) => command.run(settings).await,
             Self::Promote(command) => command.run(settings).await,

@@ -1,5 +1,6 @@
 //! `banger vm`
 
+mod commit;
 mod cp;
 mod create;
 mod delete;
@@ -47,6 +48,8 @@ pub(crate) enum Vm {
     Ssh(ssh::Ssh),
     /// Copy files and trees into a VM, out of it, or from one to another
     Cp(cp::Cp),
+    /// Make an image of a stopped VM
+    Commit(commit::Commit),
     /// Print a VM's log
     Logs(logs::Logs),
     /// Show what VMs use: CPU, memory, disk, network
@@ -90,6 +93,7 @@ impl Vm {
             Self::Exec(command) => command.run(settings).await,
             Self::Ssh(command) => command.run(settings).await,
             Self::Cp(command) => command.run(settings).await,
+            Self::Commit(command) => command.run(settings).await,
             Self::Logs(command) => command.run(settings).await,
             Self::Stats(command) => command.run(settings).await,
             Self::Health(command) => command.run(settings).await,

@@ -373,6 +373,27 @@ impl Handle {
         }
     }
 
+    /// Returns when the VM runs and can be reached, or has not come to that.
+    ///
+    /// # Errors
+    /// It was not to be, as its row says.
+    pub async fn up(&self) -> Result<Guest, RequestError> {
+        let mut status = self.status.clone();
+        let settled = |status: &Status| status.gone || !status.row.phase.is_busy();
+        // The task ends only when the VM is gone or the daemon ends.
+        let _ = status
+            .wait_for(settled)
+            .await
+            .map_err(|_| RequestError::Gone)?;
+        self.guest().await
+    }
+
+    /// Resolves when the VM is at rest or gone.
+    pub async fn at_rest(&self) {
+        let resting = |status: &Status| status.gone || status.row.phase.is_at_rest();
+        let _ = self.status.clone().wait_for(resting).await;
+    }
+
     /// Resolves when the VM has no row any more.
     pub async fn gone(&self) {
         // The task ends only when the VM is gone or the daemon ends.

@@ -48,6 +48,8 @@ pub(super) fn called_off(kind: OperationKind, vm: &VmName) -> ApiError {
         OperationKind::PullImage | OperationKind::PullKernel => "pull",
         OperationKind::InstallEngine | OperationKind::UninstallEngine => "installation",
         OperationKind::PromoteImage => "promotion",
+        OperationKind::CommitVm => "commit",
+        OperationKind::BuildImage => "build",
     };
     let message = format!("the {what} of VM `{vm}` was called off");
     ApiError::new(ErrorKind::Cancelled, message)
