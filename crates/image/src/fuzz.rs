@@ -3,8 +3,10 @@
 //!
 //! Each takes bytes and returns, or panics where something is wrong.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 
 use crate::bundle::{Bundle, BundleSource};
 use crate::debian;
@@ -44,10 +46,35 @@ pub fn layers(bytes: &[u8]) {
     let layers = Recipe(bytes).layers();
     let mut file = tempfile::NamedTempFile::new().expect("there is a place for temporary files");
     let disk = file.as_file().try_clone().expect("a file can be had twice");
-    let Some(writer) = oci::merge(layers.iter().map(Vec::as_slice), disk, LIMIT) else {
+    let mut writer = oci::merge(layers.iter().map(Vec::as_slice), disk, LIMIT);
+    lay_out(&mut writer, file.as_file());
+    require_sound(writer, &mut file);
+}
+
+/// What an ordinary user's files can show is laid out, all of it and in its place.
+fn lay_out(writer: &mut Writer, disk: &File) {
+    let Ok(Some(subtree)) = writer.subtree(b"a") else {
         return;
     };
-    require_sound(writer, &mut file);
+    let Some(amount) = subtree.measure() else {
+        return;
+    };
+    let place = tempfile::tempdir().expect("there is a place for temporary files");
+    let root = place.path().join("a");
+    subtree.unpack(disk, &root).expect("it was measured");
+    let mut inodes = BTreeSet::new();
+    let mut open = vec![root];
+    while let Some(path) = open.pop() {
+        let metadata = path.symlink_metadata().expect("it was laid out");
+        inodes.insert(metadata.ino());
+        if metadata.is_dir() {
+            let entries = std::fs::read_dir(&path).expect("its owner may read it");
+            open.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+        }
+    }
+    assert_eq!(inodes.len() as u64, amount.inodes);
+    let beside = std::fs::read_dir(place.path()).expect("it is ours").count();
+    assert_eq!(beside, 1, "something is where it does not belong");
 }
 
 /// The same of one tar stream that need not be a layer.
@@ -196,7 +223,13 @@ impl Recipe<'_> {
         }
         header.set_entry_type(tar::EntryType::new(kind));
         header.set_mode(u32::from(self.byte()) * 16);
-        header.set_uid(u64::from(how) << (how % 32));
+        // Mostly root.
+        let owner = u64::from(self.byte());
+        header.set_uid(if owner < 0x80 {
+            0
+        } else {
+            owner << (owner % 32)
+        });
         header.set_gid(0);
         header.set_mtime(u64::from(how) << (how % 40));
         header.set_size(content.len() as u64);
@@ -321,10 +354,10 @@ mod tests {
     fn a_recipe_makes_what_it_says() {
         // A directory `a`, a file `a/b` of two bytes, and a layer that hides it.
         let recipe = [
-            4, 0, 0, 1, // directory, one name: a; mode
-            0, 1, 2, b'h', b'i', 0, 1, 1,    // file with content, two names: a/b
+            4, 0, 0, 1, 0, // directory, one name: a; mode, owner
+            0, 1, 2, b'h', b'i', 0, 1, 1, 0,    // file with content, two names: a/b
             0xff, //
-            0, 1, 0, 0, 6, 1, // empty file: a/.wh.b
+            0, 1, 0, 0, 6, 1, 0, // empty file: a/.wh.b
         ];
         let layers = Recipe(&recipe).layers();
         let paths: Vec<Vec<String>> = layers

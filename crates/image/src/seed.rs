@@ -167,6 +167,24 @@ mod tests {
     }
 
     #[test]
+    fn a_root_as_deep_as_a_path_can_be_gets_no_seed() {
+        // As deep as a path can be, with the stack that a daemon's thread has.
+        let seeded = std::thread::Builder::new().stack_size(2 << 20).spawn(|| {
+            seeded(|writer| {
+                let path = format!("root/{}x", "d/".repeat(2044));
+                let mode = attributes(0o755);
+                writer
+                    .file(path.as_bytes(), &mode, &mut &b"x"[..], 1)
+                    .unwrap();
+            })
+        });
+        let Some((_draft, seed)) = seeded.unwrap().join().unwrap() else {
+            return;
+        };
+        assert!(!seed.exists());
+    }
+
+    #[test]
     fn a_seed_has_room_for_its_content_and_all_its_files() {
         let seeded = seeded(|writer| {
             let noise: Vec<u8> = (0..40u32 << 20)

@@ -17,6 +17,8 @@ use super::tree::Tree;
 
 /// What a directory must let its owner do, so that an ordinary user can fill and remove it.
 const OWNERS: u16 = 0o700;
+/// Most directories above anything: whoever makes an image must not decide how much stack it takes.
+const DEEPEST: usize = 256;
 /// Bytes copied at a time.
 const CHUNK: usize = 256 << 10;
 
@@ -40,23 +42,27 @@ impl<'a> Subtree<'a> {
     }
 
     /// How much it takes; `None` if an ordinary user's files cannot show it: it is no directory,
-    /// something in it is another user's than root, has extended attributes, or is neither file,
-    /// directory nor symbolic link.
+    /// something in it is another user's than root, has extended attributes, is neither file,
+    /// directory nor symbolic link, or lies deeper than anything is meant to.
     pub(crate) fn measure(&self) -> Option<Amount> {
         if !self.tree.is_directory(self.number) {
             return None;
         }
         let mut amount = Amount::default();
         let mut seen = HashSet::new();
-        let mut open = vec![self.number];
-        while let Some(number) = open.pop() {
+        let mut open = vec![(self.number, 0)];
+        while let Some((number, depth)) = open.pop() {
             if !seen.insert(number) {
                 continue;
+            }
+            if depth > DEEPEST {
+                return None;
             }
             let inode = self.tree.inode(number).filter(|inode| is_plain(inode))?;
             amount.inodes += 1;
             amount.bytes += inode.blocks.1 * BLOCK as u64;
-            open.extend(self.tree.names(number).map(|(_, child)| child));
+            let names = self.tree.names(number);
+            open.extend(names.map(|(_, child)| (child, depth + 1)));
         }
         Some(amount)
     }
@@ -94,7 +100,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// The recursion ends where the host takes no longer path.
+    /// The recursion is no deeper than what was measured.
     fn entry(&mut self, number: u32, to: &Path) -> io::Result<()> {
         if let Some(first) = self.named.get(&number) {
             return fs::hard_link(first, to);

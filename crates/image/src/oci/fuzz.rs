@@ -10,20 +10,15 @@ use super::document::{Config, Document};
 use super::merge::Merge;
 use crate::ext4::Writer;
 
-/// Lays tar streams over each other into `disk`, up to the first that is refused; `None` if even
-/// the layers' number is.
-pub(crate) fn merge<'a>(
-    layers: impl Iterator<Item = &'a [u8]>,
-    disk: File,
-    limit: u64,
-) -> Option<Writer> {
+/// Lays tar streams over each other into `disk`, up to the first that is refused.
+pub(crate) fn merge<'a>(layers: impl Iterator<Item = &'a [u8]>, disk: File, limit: u64) -> Writer {
     let mut merge = Merge::new(Writer::new(disk, [7; 16]), limit);
     for layer in layers {
         if merge.lay(layer).is_err() {
             break;
         }
     }
-    Some(merge.into_parts().0)
+    merge.into_parts().0
 }
 
 /// Reads bytes as each of the documents, of each type that somebody may say they have.
