@@ -4,6 +4,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use banger_proto::agent::VSOCK_PORT;
 use tokio::io::Interest;
@@ -15,6 +16,10 @@ use crate::watch::watch;
 
 /// Connections that wait for the agent.
 const BACKLOG: libc::c_int = 16;
+
+/// How long nobody is let in after that failed, as for want of descriptors: whoever waits is
+/// still there then, and so is what made it fail.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the host until the machine is off.
 ///
@@ -37,12 +42,25 @@ pub async fn serve(agent: Arc<Agent>) -> io::Result<()> {
         let Ok(accepted) = ready.try_io(|listener| accept(listener.get_ref())) else {
             continue;
         };
-        match accepted.and_then(|socket| Wire::new(socket, End::Final)) {
-            Ok(wire) => {
+        match accepted.and_then(wire_to_host) {
+            Ok(Some(wire)) => {
                 tokio::spawn(serve_wire(wire, agent.clone(), Some(current.clone())));
             }
-            Err(error) => warn!(%error, "could not take a connection"),
+            Ok(None) => debug!("somebody in the guest was turned away"),
+            Err(error) => {
+                warn!(%error, "could not take a connection");
+                tokio::time::sleep(PAUSE).await;
+            }
         }
+    }
+}
+
+/// A connection of the host's. `None`: the agent obeys the host alone, and whoever runs in the
+/// guest may connect as well, by the guest's own address or by the local one (vsock(7)).
+fn wire_to_host((socket, peer): (OwnedFd, libc::c_uint)) -> io::Result<Option<Wire>> {
+    match peer {
+        libc::VMADDR_CID_HOST => Wire::new(socket, End::Final).map(Some),
+        _ => Ok(None),
     }
 }
 
@@ -56,18 +74,22 @@ fn listen() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
-    // SAFETY: no address is asked for.
+/// Accepts a connection; says from which address (CID) it comes.
+fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, libc::c_uint)> {
+    let mut peer = address(libc::VMADDR_CID_ANY);
+    let mut length = LENGTH;
+    // SAFETY: the kernel writes one `sockaddr_vm` at most, which `peer` is, and its length.
     let accepted = check(unsafe {
         libc::accept4(
             listener.as_raw_fd(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
+            (&raw mut peer).cast(),
+            &raw mut length,
             libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
         )
     })?;
     // SAFETY: accept4 returned a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(accepted) })
+    let socket = unsafe { OwnedFd::from_raw_fd(accepted) };
+    Ok((socket, peer.svm_cid))
 }
 
 /// Connects to the host and hangs up.
@@ -114,5 +136,27 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     match result {
         -1 => Err(io::Error::last_os_error()),
         other => Ok(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_host_is_obeyed() {
+        let socket = || {
+            let (near, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            OwnedFd::from(near)
+        };
+        assert!(
+            wire_to_host((socket(), libc::VMADDR_CID_HOST))
+                .unwrap()
+                .is_some()
+        );
+        // The guest's own address, the local one, and none.
+        for cid in [3, libc::VMADDR_CID_LOCAL, libc::VMADDR_CID_ANY] {
+            assert!(wire_to_host((socket(), cid)).unwrap().is_none(), "{cid}");
+        }
     }
 }
