@@ -35,8 +35,9 @@ cargo xtask COMMAND
                              kill the daemon at random moments, and look for losses and leaks
   fuzz [--minutes N] [TARGET]...
                              strangers' bytes against all that reads them
-  lab --firecracker PATH [-- NEXTEST...]
-                             the VM tests on Firecracker, in a VM that has KVM
+  lab --firecracker PATH [--keep] [-- NEXTEST...]
+                             the VM tests on Firecracker, in a VM that has KVM, which stays
+                             for the next run with --keep
   bench create [--runs N] [--image NAME]
                              times of `vm create` as JSON
   bench all [--runs N] [--image NAME] [--only B1]... [--json FILE]

@@ -10,9 +10,11 @@ use tempfile::TempDir;
 
 use crate::process;
 
-/// A temporary `BANGER_HOME`. When it goes, so do its VMs and its daemon.
+/// A `BANGER_HOME` of its own. When it goes, so do its VMs and its daemon, unless it is kept.
 pub struct Home {
-    directory: TempDir,
+    directory: PathBuf,
+    /// There while it is to be removed in the end.
+    temporary: Option<TempDir>,
     programs: PathBuf,
 }
 
@@ -22,7 +24,8 @@ impl Home {
         // Not $TMPDIR: the paths of sockets must be short.
         let directory = tempfile::Builder::new().prefix("bgr-").tempdir_in("/tmp")?;
         let home = Self {
-            directory,
+            directory: directory.path().to_owned(),
+            temporary: Some(directory),
             programs: programs.to_owned(),
         };
         fs::create_dir_all(home.path().join("state"))?;
@@ -40,6 +43,22 @@ impl Home {
         Ok(home)
     }
 
+    /// One that an earlier run has kept.
+    pub fn kept(directory: PathBuf, programs: &Path) -> Self {
+        Self {
+            directory,
+            temporary: None,
+            programs: programs.to_owned(),
+        }
+    }
+
+    /// Has it stay, with all that runs in it.
+    pub fn keep(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            self.directory = temporary.keep();
+        }
+    }
+
     /// Adds to its config; before its daemon starts.
     pub fn configure(&self, lines: &str) -> Result<()> {
         let file = self.path().join("config/config.toml");
@@ -49,7 +68,7 @@ impl Home {
 
     /// Its directory.
     pub fn path(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     /// One of banger's programs.
@@ -87,6 +106,9 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
+        if self.temporary.is_none() {
+            return;
+        }
         let clean = || -> Result<()> {
             if let Value::Array(vms) = self.json(&["vm", "list", "--json"])? {
                 for vm in vms {

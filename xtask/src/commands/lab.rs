@@ -73,23 +73,20 @@ done
 exec qemu-system-x86_64 \"${words[@]}\"
 ";
 
+/// What was asked for.
+#[derive(Default)]
+struct Options {
+    firecracker: Option<PathBuf>,
+    /// The VM stays, and is used again by the next run that says the same.
+    keep: bool,
+    /// Words for nextest.
+    words: Vec<String>,
+}
+
 /// Runs it and prints the summary.
-pub fn run(workspace: &Workspace, mut arguments: lexopt::Parser) -> Result<ExitCode> {
-    let mut firecracker = None;
-    let mut words = Vec::new();
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            Arg::Long("firecracker") => firecracker = Some(PathBuf::from(arguments.value()?)),
-            // What stands behind `--`, all of it.
-            Arg::Value(word) => {
-                words.push(word.string()?);
-                for word in arguments.raw_args()? {
-                    words.push(word.string()?);
-                }
-            }
-            other => return Err(other.unexpected().into()),
-        }
-    }
+pub fn run(workspace: &Workspace, arguments: lexopt::Parser) -> Result<ExitCode> {
+    let options = options(arguments)?;
+    let firecracker = options.firecracker;
     let firecracker = firecracker.context("which Firecracker? Say --firecracker PATH")?;
     test::ensure_nextest(workspace)?;
     let agent = workspace.build_agent()?;
@@ -97,7 +94,11 @@ pub fn run(workspace: &Workspace, mut arguments: lexopt::Parser) -> Result<ExitC
     let programs = artifacts::programs(workspace, &built, &agent)?;
     let mut summary = Summary::default();
     let begin = Instant::now();
-    let outcome = tests(workspace, &programs, &firecracker, &words);
+    let outcome = match options.keep {
+        true => Lab::kept(workspace, &programs),
+        false => Lab::new(workspace, &programs),
+    }
+    .and_then(|lab| lab.tests(workspace, &programs, &firecracker, &options.words));
     summary.add("firecracker", begin.elapsed(), outcome);
     print!("{summary}");
     Ok(match summary.is_good() {
@@ -106,56 +107,162 @@ pub fn run(workspace: &Workspace, mut arguments: lexopt::Parser) -> Result<ExitC
     })
 }
 
-/// The tests on this Firecracker; `words` are for nextest and choose among them.
-pub fn tests(
-    workspace: &Workspace,
-    programs: &Path,
-    firecracker: &Path,
-    words: &[String],
-) -> Result<Outcome> {
-    if !firecracker.is_file() {
-        bail!("there is no Firecracker at `{}`", firecracker.display());
+fn options(mut arguments: lexopt::Parser) -> Result<Options> {
+    let mut options = Options::default();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Arg::Long("firecracker") => {
+                options.firecracker = Some(PathBuf::from(arguments.value()?));
+            }
+            Arg::Long("keep") => options.keep = true,
+            // What stands behind `--`, all of it.
+            Arg::Value(word) => {
+                options.words.push(word.string()?);
+                for word in arguments.raw_args()? {
+                    options.words.push(word.string()?);
+                }
+            }
+            other => return Err(other.unexpected().into()),
+        }
     }
-    let store = artifacts::store(workspace, programs)?;
-    let parts = Parts::gather(workspace, programs, firecracker)?;
-    // Everybody may look into it: root's engines are other users.
-    let qemu = TempDir::with_prefix("bgr-qemu-")?;
-    fs::set_permissions(qemu.path(), fs::Permissions::from_mode(0o755))?;
-    let program = qemu.path().join("qemu");
-    fs::write(&program, QEMU)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-
-    let home = Home::new(programs, &store, artifacts::IMAGE)?;
-    // The tests in there have the network that every banger has by default, so the VM around
-    // them is to be in another one.
-    home.configure(&format!(
-        "vmm = \"qemu\"\nqemu_bin = \"{}\"\ncidr = \"10.77.0.0/24\"\n",
-        program.display()
-    ))?;
-    let size = ["--vcpu=2", "--memory=6G", "--disk-size=24G"];
-    let create = ["vm", "create", "--name", VM];
-    process::run(home.banger(&create).args(size))?;
-    process::run(exec(&home, PREPARE).args(PACKAGES.split_whitespace()))
-        .context("the VM could not be made a host")?;
-    copy_in(&home, &parts, &store, workspace)?;
-    let ran = process::run(exec(&home, RUN).arg(&workspace.root).args(words));
-    let results = workspace.root.join("target/nextest/default/junit.xml");
-    let xml = home.text(&["vm", "exec", VM, "--", "cat", &results.to_string_lossy()]);
-    let Ok(xml) = xml else {
-        ran?;
-        bail!("nextest left no results");
-    };
-    let tests = junit::parse(&xml)?;
-    if tests.failed.is_empty() {
-        // A failure that is no test's.
-        ran?;
-    }
-    Ok(Outcome::Tests(tests))
+    Ok(options)
 }
 
-/// A script in the VM, which gets the arguments that are added.
-fn exec(home: &Home, script: &str) -> Command {
-    home.banger(&["vm", "exec", VM, "--", "sh", "-c", script, "lab"])
+/// The tests on this Firecracker.
+pub fn tests(workspace: &Workspace, programs: &Path, firecracker: &Path) -> Result<Outcome> {
+    Lab::new(workspace, programs)?.tests(workspace, programs, firecracker, &[])
+}
+
+/// The VM that the tests run in, with the banger around it.
+struct Lab {
+    home: Home,
+    store: PathBuf,
+}
+
+impl Lab {
+    /// One that goes with this value.
+    fn new(workspace: &Workspace, programs: &Path) -> Result<Self> {
+        let store = artifacts::store(workspace, programs)?;
+        let home = Home::new(programs, &store, artifacts::IMAGE)?;
+        let lab = Self { home, store };
+        let qemu = lab.home.path().join("qemu");
+        fs::write(&qemu, QEMU)?;
+        fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755))?;
+        // The tests in there have the network that every banger has by default, so the VM
+        // around them is to be in another one.
+        lab.home.configure(&format!(
+            "vmm = \"qemu\"\nqemu_bin = \"{}\"\ncidr = \"10.77.0.0/24\"\n",
+            qemu.display()
+        ))?;
+        let size = ["--vcpu=2", "--memory=6G", "--disk-size=24G"];
+        let create = ["vm", "create", "--name", VM];
+        process::run(lab.home.banger(&create).args(size))?;
+        lab.prepare()?;
+        Ok(lab)
+    }
+
+    /// The one that an earlier run has kept, or one that is kept.
+    fn kept(workspace: &Workspace, programs: &Path) -> Result<Self> {
+        let note = workspace.target.join("lab");
+        if let Ok(directory) = fs::read_to_string(&note) {
+            let home = Home::kept(directory.into(), programs);
+            let show = ["vm", "show", "--json", VM];
+            if let Ok(vm) = home.json(&show) {
+                let store = artifacts::store(workspace, programs)?;
+                let lab = Self { home, store };
+                if vm["state"] != "running" {
+                    process::run(&mut lab.home.banger(&["vm", "start", VM]))?;
+                    lab.prepare()?;
+                }
+                return Ok(lab);
+            }
+        }
+        let mut lab = Self::new(workspace, programs)?;
+        lab.home.keep();
+        let directory = lab.home.path();
+        fs::write(note, directory.to_string_lossy().as_bytes())?;
+        eprintln!(
+            "the lab is kept: BANGER_HOME={} {} vm ssh {VM}",
+            directory.display(),
+            lab.home.program("banger").display()
+        );
+        Ok(lab)
+    }
+
+    /// Makes a host of the VM.
+    fn prepare(&self) -> Result<()> {
+        process::run(self.exec(PREPARE).args(PACKAGES.split_whitespace()))
+            .context("the VM could not be made a host")
+    }
+
+    /// The tests on this Firecracker; `words` are for nextest and choose among them.
+    fn tests(
+        &self,
+        workspace: &Workspace,
+        programs: &Path,
+        firecracker: &Path,
+        words: &[String],
+    ) -> Result<Outcome> {
+        if !firecracker.is_file() {
+            bail!("there is no Firecracker at `{}`", firecracker.display());
+        }
+        let parts = Parts::gather(workspace, programs, firecracker)?;
+        self.copy_in(&parts, workspace)?;
+        let ran = process::run(self.exec(RUN).arg(&workspace.root).args(words));
+        let results = workspace.root.join("target/nextest/default/junit.xml");
+        let read = ["vm", "exec", VM, "--", "cat", &results.to_string_lossy()];
+        let Ok(xml) = self.home.text(&read) else {
+            ran?;
+            bail!("nextest left no results");
+        };
+        let tests = junit::parse(&xml)?;
+        if tests.failed.is_empty() {
+            // A failure that is no test's.
+            ran?;
+        }
+        Ok(Outcome::Tests(tests))
+    }
+
+    /// A script in the VM, which gets the arguments that are added.
+    fn exec(&self, script: &str) -> Command {
+        self.home
+            .banger(&["vm", "exec", VM, "--", "sh", "-c", script, "lab"])
+    }
+
+    fn copy_in(&self, parts: &Parts, workspace: &Workspace) -> Result<()> {
+        self.pour("/root/lab", parts.0.path(), &["."])?;
+        // A lab that is kept has it.
+        if process::run(&mut self.exec("test -e /root/lab/store/whole")).is_err() {
+            self.pour("/root/lab/store", &self.store, &["."])?;
+            process::run(&mut self.exec("touch /root/lab/store/whole"))?;
+        }
+        let mut list = Command::new("git");
+        let listed = process::output(list.arg("-C").arg(&workspace.root).arg("ls-files"))?;
+        let files: Vec<&str> = listed.lines().collect();
+        self.pour(&workspace.root.to_string_lossy(), &workspace.root, &files)?;
+        let install = "cd /root/lab && install -t /usr/local/bin firecracker";
+        process::run(&mut self.exec(install))
+    }
+
+    /// Puts `files` of the directory `from` into a directory of the VM.
+    fn pour(&self, directory: &str, from: &Path, files: &[&str]) -> Result<()> {
+        let mut tar = Command::new("tar");
+        tar.args(["--create", "--sparse", "--owner=0", "--group=0"]);
+        tar.arg("--directory").arg(from).args(files);
+        let mut tar = tar
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("could not start `tar`")?;
+        let stream = tar.stdout.take().context("its output is piped")?;
+        let unpack = "mkdir -p \"$1\" && exec tar --extract --sparse --directory \"$1\"";
+        let unpacked = process::run(self.exec(unpack).arg(directory).stdin(stream));
+        let status = tar.wait()?;
+        unpacked?;
+        match status.success() {
+            true => Ok(()),
+            false => bail!("`tar` failed: {status}"),
+        }
+    }
 }
 
 /// What is copied into the VM beside the image and the sources.
@@ -183,10 +290,6 @@ impl Parts {
             process::run(Command::new("strip").arg("-o").arg(&to).arg(&program))?;
         }
         fs::copy(firecracker, root.join("firecracker"))?;
-        let jailer = firecracker.with_file_name("jailer");
-        if jailer.is_file() {
-            fs::copy(jailer, root.join("jailer"))?;
-        }
         fs::copy(nextest()?, root.join("cargo-nextest"))?;
         fs::write(root.join("nextest.toml"), CONFIG)?;
         Ok(parts)
@@ -202,49 +305,4 @@ fn nextest() -> Result<PathBuf> {
         .map(|directory| directory.join("cargo-nextest"))
         .find(|program| program.is_file())
         .context("cargo-nextest is not in PATH")
-}
-
-fn copy_in(home: &Home, parts: &Parts, store: &Path, workspace: &Workspace) -> Result<()> {
-    let into = |directory: &str, from: &Path, files: &[&str]| {
-        let mut tar = Command::new("tar");
-        tar.args([
-            "--create",
-            "--sparse",
-            "--owner=0",
-            "--group=0",
-            "--directory",
-        ]);
-        tar.arg(from).args(files);
-        pour(&mut tar, home, directory)
-    };
-    into("/root/lab", parts.0.path(), &["."])?;
-    into("/root/lab/store", store, &["."])?;
-    let listed = process::output(
-        Command::new("git")
-            .arg("-C")
-            .arg(&workspace.root)
-            .arg("ls-files"),
-    )?;
-    let files: Vec<&str> = listed.lines().collect();
-    into(&workspace.root.to_string_lossy(), &workspace.root, &files)?;
-    let install = "cd /root/lab && install -t /usr/local/bin firecracker \
-        && { [ ! -e jailer ] || install -t /usr/local/bin jailer; }";
-    process::run(&mut exec(home, install))
-}
-
-/// Unpacks what `tar` writes into a directory of the VM.
-fn pour(tar: &mut Command, home: &Home, directory: &str) -> Result<()> {
-    let mut tar = tar
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("could not start `tar`")?;
-    let stream = tar.stdout.take().context("its output is piped")?;
-    let unpack = "mkdir -p \"$1\" && exec tar --extract --sparse --directory \"$1\"";
-    let unpacked = process::run(exec(home, unpack).arg(directory).stdin(stream));
-    let status = tar.wait()?;
-    unpacked?;
-    match status.success() {
-        true => Ok(()),
-        false => bail!("`tar` failed: {status}"),
-    }
 }

@@ -177,7 +177,7 @@ impl Run {
     /// The same on Firecracker, wherever there is one to be tested.
     fn firecracker(&self) -> Result<Outcome> {
         match std::env::var_os(FIRECRACKER_VARIABLE) {
-            Some(path) => lab::tests(&self.workspace, &self.programs, path.as_ref(), &[]),
+            Some(path) => lab::tests(&self.workspace, &self.programs, path.as_ref()),
             None => Ok(Outcome::Skipped(format!(
                 "{FIRECRACKER_VARIABLE} names no Firecracker to test with"
             ))),
