@@ -38,6 +38,7 @@ cargo xtask COMMAND
   lab --firecracker PATH [--keep] [-- NEXTEST...]
                              the VM tests on Firecracker, in a VM that has KVM, which stays
                              for the next run with --keep
+      --bench [-- BENCH...]  B1, B2 and B11 in there instead, beside the bare Firecracker
   bench create [--runs N] [--image NAME]
                              times of `vm create` as JSON
   bench all [--runs N] [--image NAME] [--only B1]... [--json FILE]

@@ -1,13 +1,14 @@
 //! Which engines this host has, and which one a VM gets.
 
 use std::error::Error;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use banger_config::file::Vmm;
 use banger_engine::{
-    Engine, Fake, Firecracker, FirecrackerUnusable, Place, Places, Qemu, QemuMissing, ReleaseError,
-    Survey,
+    Engine, Fake, Firecracker, FirecrackerMissing, FirecrackerUnusable, Place, Places, Qemu,
+    QemuMissing, ReleaseError, Survey, probe,
 };
 use banger_proto::api::EngineKind;
 
@@ -52,22 +53,56 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// What new VMs get where only the config says anything: the choice that
-    /// [`Engines::choose`] makes, told with its reason.
+    /// The choice where nobody asks for an engine: Firecracker, if nothing keeps it from being
+    /// used.
+    fn best(obstacle: Option<&Obstacle<'_>>) -> Self {
+        Self {
+            kind: match obstacle {
+                None => EngineKind::Firecracker,
+                Some(_) => EngineKind::Qemu,
+            },
+            because: obstacle.map(|obstacle| format!("not Firecracker: {obstacle}")),
+        }
+    }
+
+    /// What new VMs get where only the config says anything, told with its reason.
     pub fn of(preferred: Vmm, survey: &Survey) -> (EngineKind, String) {
         if let Some(kind) = preferred.engine() {
             return (kind, "`vmm` in the config says so".to_owned());
         }
-        let missing: &dyn Error = match (&survey.kvm, &survey.firecracker) {
-            (Ok(()), Ok(_)) => {
-                let because = "KVM is usable, and Firecracker is there".to_owned();
-                return (EngineKind::Firecracker, because);
-            }
-            (Err(unusable), _) => unusable,
-            (_, Err(missing)) => missing,
+        let obstacle = match (&survey.kvm, &survey.firecracker) {
+            (Err(unusable), _) => Some(Obstacle::Kvm(unusable)),
+            (Ok(()), Err(missing)) => Some(Obstacle::Program(missing)),
+            (Ok(()), Ok(_)) => None,
         };
-        let because = format!("not Firecracker: {}", in_one_line(missing));
-        (EngineKind::Qemu, because)
+        let choice = Self::best(obstacle.as_ref());
+        let usable = || "KVM is usable, and Firecracker is there".to_owned();
+        (choice.kind, choice.because.unwrap_or_else(usable))
+    }
+}
+
+/// What keeps Firecracker from being used.
+#[derive(Debug)]
+enum Obstacle<'a> {
+    Kvm(&'a probe::Unusable),
+    Program(&'a FirecrackerMissing),
+}
+
+impl<'a> From<&'a FirecrackerUnusable> for Obstacle<'a> {
+    fn from(unusable: &'a FirecrackerUnusable) -> Self {
+        match unusable {
+            FirecrackerUnusable::Kvm(unusable) => Self::Kvm(unusable),
+            FirecrackerUnusable::Missing(missing) => Self::Program(missing),
+        }
+    }
+}
+
+impl fmt::Display for Obstacle<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&in_one_line(match self {
+            Self::Kvm(unusable) => *unusable,
+            Self::Program(missing) => *missing,
+        }))
     }
 }
 
@@ -122,20 +157,21 @@ impl Engines {
     }
 
     /// The engine of a new VM: the one that is asked for, else the config's, else the best of
-    /// this host: Firecracker where it can be used.
+    /// this host.
     pub async fn choose(&self, asked: Option<EngineKind>) -> Choice {
-        let choice = |kind, because| Choice { kind, because };
         if let Some(kind) = asked.or(self.preferred.engine()) {
-            return choice(kind, None);
+            let because = None;
+            return Choice { kind, because };
         }
-        match self.firecracker().await {
-            Ok(_) => choice(EngineKind::Firecracker, None),
+        let unusable = self.firecracker().await.err();
+        let choice = Choice::best(unusable.as_ref().map(Obstacle::from).as_ref());
+        match unusable {
             // QEMU says the same of KVM.
-            Err(FirecrackerUnusable::Kvm(_)) => choice(EngineKind::Qemu, None),
-            Err(FirecrackerUnusable::Missing(missing)) => {
-                let because = format!("not Firecracker: {missing}");
-                choice(EngineKind::Qemu, Some(because))
-            }
+            Some(FirecrackerUnusable::Kvm(_)) => Choice {
+                because: None,
+                ..choice
+            },
+            _ => choice,
         }
     }
 
@@ -221,7 +257,7 @@ impl Engines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_engine::{FirecrackerMissing, Program, probe::Unusable};
+    use banger_engine::{Program, probe::Unusable};
     use banger_proto::api::ProgramOrigin;
 
     #[test]
@@ -233,6 +269,7 @@ mod tests {
                     path: "/usr/bin/firecracker".into(),
                     version: "1.16.1".to_owned(),
                     origin: ProgramOrigin::Path,
+                    may_be_jailed: true,
                 }),
                 false => Err(FirecrackerMissing::NotFound),
             },

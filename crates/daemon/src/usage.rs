@@ -5,10 +5,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use banger_engine::Counters;
 use banger_proto::agent::Stats;
 use banger_proto::api::{HostUsage, VmHealth, VmState, VmStats};
 use banger_proto::error::{ApiError, ErrorKind};
-use banger_proto::id::RequestId;
+use banger_proto::id::{RequestId, VmId};
+use banger_proto::name::VmName;
 use banger_proto::size::ByteSize;
 use futures_util::future::join_all;
 use rustix::time::{ClockId, clock_gettime};
@@ -64,6 +66,38 @@ pub async fn of_vm(fleet: &Fleet, vm: &Handle, request: &RequestId) -> VmStats {
         guest_error,
         disk_used,
     }
+}
+
+/// What a VM's engine has counted.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// The VM.
+    pub vm: VmId,
+    /// Its name.
+    pub vm_name: VmName,
+    /// What.
+    pub counters: Counters,
+}
+
+/// What the engines of these VMs have counted. One that gives no answer is left out.
+pub async fn counted(vms: &[Status]) -> Vec<Counted> {
+    let asked = vms.iter().filter_map(|vm| {
+        let machine = vm.machine.clone()?;
+        Some(async move {
+            let counters = tokio::time::timeout(STATS_LIMIT, machine.counters()).await;
+            let counters = counters
+                .inspect_err(|_| tracing::debug!(vm = %vm.row.name, "its engine does not answer"))
+                .ok()?
+                .inspect_err(|error| tracing::debug!(vm = %vm.row.name, %error, "no metrics"))
+                .ok()?;
+            Some(Counted {
+                vm: vm.row.id.clone(),
+                vm_name: vm.row.name.clone(),
+                counters,
+            })
+        })
+    });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 /// Whether a VM runs and its agent answers.

@@ -47,7 +47,18 @@ fn firecracker(
     const ID: &str = "engine.firecracker";
     const TITLE: &str = "Firecracker";
     match (found, kvm) {
-        (Ok(program), Ok(())) => Check::pass(ID, TITLE, summary(TITLE, program)),
+        (Ok(program), Ok(())) if program.may_be_jailed => {
+            Check::pass(ID, TITLE, summary(TITLE, program))
+        }
+        (Ok(program), Ok(())) => Check::warn(
+            ID,
+            TITLE,
+            format!(
+                "{}: it is linked dynamically, and so not kept from the host's files",
+                summary(TITLE, program)
+            ),
+            "use a release, which is static: `banger engine install firecracker`",
+        ),
         // Without KVM it is not missed, and the check before has said so.
         (Ok(program), Err(_)) => {
             let summary = summary(TITLE, program);
@@ -113,10 +124,16 @@ mod tests {
             path: "/state/engines/firecracker/current/firecracker".into(),
             version: "1.16.1".to_owned(),
             origin: ProgramOrigin::Installed,
+            may_be_jailed: true,
+        };
+        let dynamic = || Program {
+            may_be_jailed: false,
+            ..program()
         };
         let no_kvm = || Err(probe::Unusable::NoVirtualisation);
         let told: Vec<String> = [
             firecracker(&Ok(program()), &Ok(())),
+            firecracker(&Ok(dynamic()), &Ok(())),
             firecracker(&Ok(program()), &no_kvm()),
             firecracker(&Err(FirecrackerMissing::NotFound), &no_kvm()),
             firecracker(&Err(FirecrackerMissing::NotFound), &Ok(())),

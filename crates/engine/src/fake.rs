@@ -66,6 +66,8 @@ impl Fake {
             log: files::log(&place.engine_log())?,
             directory: None,
             space: None,
+            jail: None,
+            cgroup: None,
             identity: None,
         };
         detached.spawn().map_err(|source| LaunchError::Spawn {

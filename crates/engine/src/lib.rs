@@ -13,6 +13,7 @@
 mod adopt;
 mod birth;
 mod checks;
+mod counters;
 mod fake;
 mod files;
 mod firecracker;
@@ -32,6 +33,7 @@ pub mod process;
 
 pub use adopt::adopt;
 pub use checks::checks;
+pub use counters::Counters;
 pub use fake::Fake;
 pub use firecracker::{Firecracker, FirecrackerMissing, FirecrackerUnusable};
 pub use machine::{

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::process::ProcessFailure;
 use crate::process::ProcessId;
-use crate::{Disk, MachineSpec, Place, Signs};
+use crate::{Counters, Disk, MachineSpec, Place, Signs};
 
 /// A way to run machines.
 #[async_trait]
@@ -108,6 +108,15 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// # Errors
     /// The file is larger already, or the engine gives no answer or refuses.
     async fn grow_disk(&self, disk: &Disk, size: ByteSize) -> Result<(), ControlError>;
+
+    /// What the engine has counted of the machine. The default is that of an engine that counts
+    /// nothing.
+    ///
+    /// # Errors
+    /// The engine gives no answer or refuses.
+    async fn counters(&self) -> Result<Counters, ControlError> {
+        Ok(Counters::default())
+    }
 
     /// Whether the guest's CPUs run.
     ///
@@ -270,6 +279,9 @@ pub enum ReleaseError {
         #[source]
         source: io::Error,
     },
+    /// Its cgroup does not go away.
+    #[error("could not remove its cgroup")]
+    Cgroup(#[source] io::Error),
     /// A socket does not go away.
     #[error("could not remove the socket `{}`", path.display())]
     Socket {

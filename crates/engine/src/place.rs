@@ -73,6 +73,21 @@ impl Place {
             .join(format!("{}_{VSOCK_PORT}", firecracker::LINK))
     }
 
+    /// The named pipe into which a Firecracker writes its log.
+    pub(crate) fn log_pipe(&self) -> PathBuf {
+        self.machine_dir().join(firecracker::LOG)
+    }
+
+    /// The named pipe into which a Firecracker writes what it counts.
+    pub(crate) fn metrics_pipe(&self) -> PathBuf {
+        self.machine_dir().join(firecracker::METRICS)
+    }
+
+    /// The empty directory on which a Firecracker's root is mounted, for itself alone.
+    pub(crate) fn jail_dir(&self) -> PathBuf {
+        self.runtime_dir.join("root")
+    }
+
     /// What the guest's kernel and init print.
     pub fn console_log(&self) -> PathBuf {
         self.log_dir.join("console.log")

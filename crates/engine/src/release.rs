@@ -1,8 +1,9 @@
 //! Removes what a machine has on the host, by its place alone.
 
+use std::fs;
 use std::io;
 
-use crate::process::{Look, Marked};
+use crate::process::{Look, Marked, remove_cgroup};
 use crate::{Place, ReleaseError, socket};
 
 /// How often a machine's processes are looked for again: those that one has started while
@@ -41,16 +42,18 @@ pub async fn release_seen(place: &Place, look: &Look) -> Result<(), ReleaseError
             None => ReleaseError::Processes(source),
         })?;
     }
-    for path in [
-        place.agent_socket(),
-        place.control_socket(),
-        place.api_socket(),
-        place.vsock(),
-        place.knock(),
-    ] {
+    for path in [place.agent_socket(), place.control_socket()] {
         socket::remove(&path).map_err(|source| ReleaseError::Socket { path, source })?;
     }
-    Ok(())
+    // Whatever a Firecracker may have put there, of whatever kind.
+    let path = place.machine_dir();
+    match fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(ReleaseError::Socket { path, source });
+        }
+        _ => {}
+    }
+    remove_cgroup(place).await.map_err(ReleaseError::Cgroup)
 }
 
 /// Kills all that carries the mark of `place`, and their children. An error names the
@@ -89,6 +92,27 @@ mod tests {
     use crate::Mark;
     use crate::process::ProcessId;
     use std::cell::Cell;
+
+    #[tokio::test]
+    async fn whatever_an_engine_has_put_into_its_directory_goes_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
+        fs::write(&outside, "stays").unwrap();
+        let place = Place {
+            instance: banger_proto::id::InstanceId::new(),
+            slot: 7,
+            vm: banger_proto::id::VmId::new(),
+            runtime_dir: directory.path().to_owned(),
+            log_dir: directory.path().to_owned(),
+        };
+        fs::create_dir_all(place.knock().join("a directory in its place")).unwrap();
+        std::os::unix::fs::symlink(&outside, place.vsock()).unwrap();
+        std::os::unix::fs::symlink(directory.path(), place.api_socket()).unwrap();
+        release_seen(&place, &Look::default()).await.unwrap();
+        assert!(!place.machine_dir().exists());
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "stays");
+        release_seen(&place, &Look::default()).await.unwrap();
+    }
 
     #[tokio::test]
     async fn what_comes_back_as_fast_as_it_is_killed_is_an_error() {

@@ -3,11 +3,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::Uid;
 use tokio::net::UnixStream;
 
 use crate::AgentStream;
@@ -41,13 +40,42 @@ pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Gives a socket to a user, who then may connect to it. A link in its place is not followed.
-///
-/// # Errors
-/// Only root gives something away.
-pub(crate) fn give(path: &Path, to: Uid) -> io::Result<()> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW;
-    Ok(rustix::fs::chownat(CWD, path, Some(to), None, flags)?)
+/// A socket that one process listens on, by its path. Whoever may write to the socket's directory,
+/// such as that process after its guest has taken it over, could put another's socket or a link
+/// to it there, and this process may have rights that they lack.
+#[derive(Clone, Debug)]
+pub(crate) struct SocketOf {
+    path: PathBuf,
+    pid: u32,
+}
+
+impl SocketOf {
+    /// The socket at `path` of the process `pid`.
+    pub(crate) fn new(path: PathBuf, pid: u32) -> Self {
+        Self { path, pid }
+    }
+
+    /// Connects to it. Whoever else listens there is told nothing.
+    ///
+    /// # Errors
+    /// Nobody listens, or somebody else.
+    pub(crate) async fn connect(&self) -> io::Result<UnixStream> {
+        let stream = UnixStream::connect(&self.path).await?;
+        // Of whoever began to listen: unix(7), SO_PEERCRED.
+        let listener = stream.peer_cred()?.pid();
+        match listener.and_then(|pid| u32::try_from(pid).ok()) {
+            Some(pid) if pid == self.pid => Ok(stream),
+            other => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "`{}` is a socket of process {}, not of the engine's {}",
+                    self.path.display(),
+                    other.unwrap_or_default(),
+                    self.pid
+                ),
+            )),
+        }
+    }
 }
 
 /// Removes a socket; succeeds when there is none.
@@ -102,6 +130,24 @@ mod tests {
 
         remove(&path).unwrap();
         remove(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_else_listens_is_told_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let own = SocketOf::new(path.clone(), std::process::id());
+        own.connect().await.unwrap();
+        listener.accept().await.unwrap();
+        // A link to another's socket.
+        let planted = directory.path().join("planted");
+        std::os::unix::fs::symlink(&path, &planted).unwrap();
+        let engine = SocketOf::new(planted, std::process::id() + 1);
+        let refused = engine.connect().await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        let (mut told, _) = listener.accept().await.unwrap();
+        assert_eq!(told.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use banger_proto::api::ProgramOrigin;
 
 use crate::firecracker::Binary as FirecrackerBinary;
+use crate::process::is_static;
 use crate::qemu::Binary as QemuBinary;
 use crate::{FirecrackerMissing, QemuMissing, probe};
 
@@ -29,6 +30,8 @@ pub struct Program {
     pub version: String,
     /// How it was found.
     pub origin: ProgramOrigin,
+    /// Whether it can have a root directory of its own. A QEMU has the host's.
+    pub may_be_jailed: bool,
 }
 
 /// What this host has.
@@ -57,6 +60,7 @@ pub fn survey(places: &Places) -> Survey {
                 Some(_) => ProgramOrigin::Config,
                 None => ProgramOrigin::Path,
             },
+            may_be_jailed: false,
         }),
         firecracker: find_firecracker(firecracker.as_deref(), installed_firecracker.as_deref()),
         kvm: probe::kvm(),
@@ -75,6 +79,8 @@ fn find_firecracker(
         None => ProgramOrigin::Path,
     };
     Ok(Program {
+        // What cannot be read is not jailed either.
+        may_be_jailed: is_static(&found.path).unwrap_or_default(),
         path: found.path,
         version: found.full_version,
         origin,

@@ -177,11 +177,11 @@ fn a_read_only_state_directory_is_reported() {
 #[test]
 fn a_missing_tool_is_named_with_the_way_to_get_it() {
     let Some(home) = Home::with_vms() else { return };
-    // Everything but pasta: QEMU and the others by their names in a directory of their own.
+    // Everything but pasta: the engine and the others by their names in a directory of their own.
     let tools = home.path().join("tools");
     fs::create_dir(&tools).unwrap();
-    for directory in ["/usr/bin", "/usr/sbin"] {
-        for entry in fs::read_dir(directory).unwrap().flatten() {
+    for directory in ["/usr/local/bin", "/usr/bin", "/usr/sbin"] {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = entry.file_name();
             if name != "pasta" && name != "passt" && name != "pasta.avx2" && name != "passt.avx2" {
                 let _ = std::os::unix::fs::symlink(entry.path(), tools.join(name));

@@ -1,4 +1,4 @@
-//! The bare engine: the QEMU that banger starts, with the same arguments, kernel, initramfs
+//! The bare engine where that is QEMU: the one that banger starts, with the same arguments, kernel, initramfs
 //! and disks, but nothing of banger around it.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use crate::process;
 
 /// How long a guest may take before the benchmark gives up.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(super) const LIMIT: Duration = Duration::from_secs(120);
 
 /// A command line of QEMU's that can be started again and again.
 pub struct BareEngine {
@@ -167,6 +167,11 @@ fn first_byte(socket: &Path) -> Result<()> {
     let mut agent = UnixStream::connect(socket)?;
     agent.set_read_timeout(Some(LIMIT))?;
     agent.set_write_timeout(Some(LIMIT))?;
+    say_hello(&mut agent)
+}
+
+/// The same over a connection that stands.
+pub(super) fn say_hello(agent: &mut UnixStream) -> Result<()> {
     let hello = Message {
         kind: Kind::Hello,
         nonce: nonce(),

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bare;
+pub mod bare_firecracker;
 pub mod create;
 pub mod daemon;
 pub mod exec;

@@ -3,7 +3,8 @@
 //!
 //! Firecracker needs KVM. So banger runs a VM whose processor has it, by emulation if it must
 //! be, and the same tests run in there with the real Firecracker. The tests, the programs and
-//! the image are copied in; nothing is built in there, and the VM goes when the run ends.
+//! the image are copied in; nothing is built in there, and the VM goes when the run ends. With
+//! `--bench` it is the release build and the benchmarks, beside the bare Firecracker.
 //!
 //! ```text
 //! this host -> banger -> QEMU: the VM `lab` -> banger -> Firecracker: the VMs of the tests
@@ -20,7 +21,7 @@ use lexopt::{Arg, ValueExt};
 use tempfile::TempDir;
 
 use crate::bench::home::Home;
-use crate::commands::test;
+use crate::commands::{build, test};
 use crate::summary::{Outcome, Summary};
 use crate::workspace::{Profile, Workspace};
 use crate::{artifacts, junit, process};
@@ -49,6 +50,14 @@ export BANGER_TEST_ENGINE=firecracker BANGER_TEST_PATIENCE=3
 export BANGER_TEST_BIN=/root/lab/bin BANGER_TEST_ARTIFACTS=/root/lab/store
 exec /root/lab/cargo-nextest nextest run --archive-file /root/lab/tests.tar.zst \
     --config-file /root/lab/nextest.toml --no-tests=pass \"$@\"";
+/// Runs the benchmarks that tell of the engine: `$1` is the workspace, and what follows are words
+/// for `bench all`.
+const BENCH: &str = "mkdir -p \"$1/target\"
+ln -sfn /root/lab/store \"$1/target/test-store\"
+cd \"$1\"
+shift
+exec /root/lab/xtask bench all --programs /root/lab/bin --json /root/lab/bench.json \
+    --only B1 --only B2 --only B11 \"$@\"";
 /// nextest's config in the VM. Everything in a VM in a VM takes its time.
 const CONFIG: &str = "[profile.default]
 fail-fast = false
@@ -79,7 +88,9 @@ struct Options {
     firecracker: Option<PathBuf>,
     /// The VM stays, and is used again by the next run that says the same.
     keep: bool,
-    /// Words for nextest.
+    /// Benchmarks of the release build, instead of tests.
+    bench: bool,
+    /// Words for nextest, or for `bench all`.
     words: Vec<String>,
 }
 
@@ -89,16 +100,26 @@ pub fn run(workspace: &Workspace, arguments: lexopt::Parser) -> Result<ExitCode>
     let firecracker = options.firecracker;
     let firecracker = firecracker.context("which Firecracker? Say --firecracker PATH")?;
     test::ensure_nextest(workspace)?;
-    let agent = workspace.build_agent()?;
-    let built = workspace.build_host_programs(Profile::Dev)?;
-    let programs = artifacts::programs(workspace, &built, &agent)?;
-    let mut summary = Summary::default();
-    let begin = Instant::now();
-    let outcome = match options.keep {
+    let programs = match options.bench {
+        true => build::build(workspace)?,
+        false => {
+            let agent = workspace.build_agent()?;
+            let built = workspace.build_host_programs(Profile::Dev)?;
+            artifacts::programs(workspace, &built, &agent)?
+        }
+    };
+    let lab = || match options.keep {
         true => Lab::kept(workspace, &programs),
         false => Lab::new(workspace, &programs),
+    };
+    if options.bench {
+        lab()?.benchmarks(workspace, &programs, &firecracker, &options.words)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    .and_then(|lab| lab.tests(workspace, &programs, &firecracker, &options.words));
+    let mut summary = Summary::default();
+    let begin = Instant::now();
+    let outcome =
+        lab().and_then(|lab| lab.tests(workspace, &programs, &firecracker, &options.words));
     summary.add("firecracker", begin.elapsed(), outcome);
     print!("{summary}");
     Ok(match summary.is_good() {
@@ -115,6 +136,7 @@ fn options(mut arguments: lexopt::Parser) -> Result<Options> {
                 options.firecracker = Some(PathBuf::from(arguments.value()?));
             }
             Arg::Long("keep") => options.keep = true,
+            Arg::Long("bench") => options.bench = true,
             // What stands behind `--`, all of it.
             Arg::Value(word) => {
                 options.words.push(word.string()?);
@@ -223,6 +245,23 @@ impl Lab {
         Ok(Outcome::Tests(tests))
     }
 
+    /// The benchmarks that tell of the engine, on this Firecracker and these programs.
+    fn benchmarks(
+        &self,
+        workspace: &Workspace,
+        programs: &Path,
+        firecracker: &Path,
+        words: &[String],
+    ) -> Result<()> {
+        if !firecracker.is_file() {
+            bail!("there is no Firecracker at `{}`", firecracker.display());
+        }
+        let parts = Parts::without_tests(programs, firecracker, workspace)?;
+        fs::copy(std::env::current_exe()?, parts.0.path().join("xtask"))?;
+        self.copy_in(&parts, workspace)?;
+        process::run(self.exec(BENCH).arg(&workspace.root).args(words))
+    }
+
     /// A script in the VM, which gets the arguments that are added.
     fn exec(&self, script: &str) -> Command {
         self.home
@@ -270,7 +309,7 @@ struct Parts(TempDir);
 
 impl Parts {
     fn gather(workspace: &Workspace, programs: &Path, firecracker: &Path) -> Result<Self> {
-        let parts = Self(TempDir::with_prefix_in("lab-", &workspace.target)?);
+        let parts = Self::without_tests(programs, firecracker, workspace)?;
         let root = parts.0.path();
         let archive = root.join("tests.tar.zst");
         let words = [
@@ -280,6 +319,14 @@ impl Parts {
             "--archive-file",
         ];
         process::run(workspace.cargo(&words).arg(&archive))?;
+        fs::copy(nextest()?, root.join("cargo-nextest"))?;
+        fs::write(root.join("nextest.toml"), CONFIG)?;
+        Ok(parts)
+    }
+
+    fn without_tests(programs: &Path, firecracker: &Path, workspace: &Workspace) -> Result<Self> {
+        let parts = Self(TempDir::with_prefix_in("lab-", &workspace.target)?);
+        let root = parts.0.path();
         fs::create_dir(root.join("bin"))?;
         for entry in fs::read_dir(programs)? {
             let program = entry?.path();
@@ -290,8 +337,6 @@ impl Parts {
             process::run(Command::new("strip").arg("-o").arg(&to).arg(&program))?;
         }
         fs::copy(firecracker, root.join("firecracker"))?;
-        fs::copy(nextest()?, root.join("cargo-nextest"))?;
-        fs::write(root.join("nextest.toml"), CONFIG)?;
         Ok(parts)
     }
 }

@@ -396,6 +396,7 @@ mod tests {
             path: path.into(),
             version: version.to_owned(),
             origin,
+            may_be_jailed: true,
         };
         let qemu = || {
             Ok(program(

@@ -14,19 +14,22 @@ use banger_proto::size::ByteSize;
 
 use super::Api;
 use crate::operations::Tally;
-use crate::usage;
+use crate::usage::{self, Counted};
 use crate::vm::task::Status;
 
 /// The format's content type.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub async fn metrics(State(api): State<Api>, Extension(id): Extension<RequestId>) -> Response {
+    let vms: Vec<Status> = api.fleet.handles().iter().map(|vm| vm.status()).collect();
+    let (stats, counted) = tokio::join!(usage::of_running(&api.fleet, &id), usage::counted(&vms));
     let look = Look {
         node: api.fleet.host().node.clone(),
         started_at: api.started.as_second(),
         process: crate::blocking(|| usage::of_process(std::process::id())).await,
-        vms: api.fleet.handles().iter().map(|vm| vm.status()).collect(),
-        stats: usage::of_running(&api.fleet, &id).await,
+        vms,
+        stats,
+        counted,
         tally: api.fleet.host().operations.tally(),
     };
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], render(&look)).into_response()
@@ -40,6 +43,7 @@ struct Look {
     process: Option<banger_proto::api::HostUsage>,
     vms: Vec<Status>,
     stats: Vec<VmStats>,
+    counted: Vec<Counted>,
     tally: Tally,
 }
 
@@ -49,6 +53,7 @@ fn render(look: &Look) -> String {
     of_operations(&mut page, &look.tally);
     of_vms(&mut page, &look.vms);
     of_engines(&mut page, &look.stats);
+    of_counters(&mut page, &look.counted);
     of_guests(&mut page, &look.stats);
     page.text
 }
@@ -156,6 +161,25 @@ fn of_engines(page: &mut Page, stats: &[VmStats]) {
     );
     for vm in stats {
         disk.sample(&labels(vm), vm.disk_used.bytes());
+    }
+}
+
+/// What the engines count, in their own words.
+fn of_counters(page: &mut Page, counted: &[Counted]) {
+    let mut family = page.counter(
+        "banger_vm_engine_total",
+        "What a VM's engine has counted since the daemon has it, in the engine's own words.",
+    );
+    for vm in counted {
+        for (group, name, count) in vm.counters.iter() {
+            let labels = [
+                ("vm", vm.vm_name.as_str()),
+                ("id", vm.vm.as_str()),
+                ("group", group),
+                ("counter", name),
+            ];
+            family.sample(&labels, count);
+        }
     }
 }
 
@@ -317,6 +341,7 @@ mod tests {
     use super::*;
     use crate::store::vms::tests::row;
     use crate::vm::lifecycle::Phase;
+    use banger_engine::Counters;
     use banger_proto::agent::{DiskUsage, NetworkUsage, Stats};
     use banger_proto::api::{HostUsage, StageTime};
 
@@ -330,6 +355,13 @@ mod tests {
             took_ms: 1500.0,
             failed: false,
         }];
+        let mut counters = Counters::default();
+        counters.add("block_work", "write_bytes", 4096);
+        let counted = Counted {
+            vm: row.id.clone(),
+            vm_name: row.name.clone(),
+            counters,
+        };
         let usage = HostUsage {
             pid: 7,
             cpu_us: 1_250_000,
@@ -370,11 +402,13 @@ mod tests {
             vms: vec![Status {
                 row,
                 pid: Some(7),
+                machine: None,
                 guest: None,
                 warnings: Vec::new(),
                 gone: false,
             }],
             stats: vec![stats],
+            counted: vec![counted],
             tally: Tally::default(),
         }
     }
@@ -389,6 +423,7 @@ mod tests {
         let mut look = look();
         look.vms.clear();
         look.stats.clear();
+        look.counted.clear();
         let text = render(&look);
         assert!(text.contains("banger_vms{state=\"running\"} 0\n"), "{text}");
     }

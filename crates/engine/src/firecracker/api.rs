@@ -4,13 +4,13 @@
 //! `firecracker.yaml`, its published API description, says; errors carry a `fault_message`.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::socket::SocketOf;
 use crate::{Activity, ControlError};
 
 /// Largest answer that is read: the description of a machine has a few KiB.
@@ -67,6 +67,12 @@ impl Order {
         path: "/vm",
         field: Some(("state", "Resumed")),
     };
+    pub(super) const FLUSH_METRICS: Self = Self {
+        name: "flush metrics",
+        method: "PUT",
+        path: "/actions",
+        field: Some(("action_type", "FlushMetrics")),
+    };
     pub(super) const CTRL_ALT_DEL: Self = Self {
         name: "Ctrl-Alt-Del",
         method: "PUT",
@@ -91,14 +97,14 @@ impl From<Order> for Request {
 /// # Errors
 /// The engine gives no answer within `limit`, or refuses.
 pub(super) async fn ask(
-    socket: &Path,
+    socket: &SocketOf,
     request: impl Into<Request>,
     limit: Duration,
 ) -> Result<Value, ControlError> {
     let request = request.into();
     let name = request.name;
     let exchange = async {
-        let mut stream = UnixStream::connect(socket).await?;
+        let mut stream = socket.connect().await?;
         stream.write_all(render(&request).as_bytes()).await?;
         read_answer(&mut stream).await
     };
@@ -238,7 +244,8 @@ mod tests {
                 stream,
             )
         };
-        let (result, (request, _open)) = tokio::join!(ask(&path, Order::PAUSE, LIMIT), server);
+        let socket = SocketOf::new(path, std::process::id());
+        let (result, (request, _open)) = tokio::join!(ask(&socket, Order::PAUSE, LIMIT), server);
         assert_eq!(
             request,
             "PATCH /vm HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\

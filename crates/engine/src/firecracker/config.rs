@@ -14,10 +14,15 @@ use serde_json::{Value, json};
 use super::api::Request;
 use crate::Access;
 
-/// Name of the API's socket, relative to the machine's directory.
+/// Name of the API's socket, in the machine's directory, as the following.
 pub(crate) const API: &str = "api";
 /// Name of the socket behind which the guest's vsock is.
 pub(crate) const LINK: &str = "link";
+
+/// Name of the pipe into which the log goes.
+pub(crate) const LOG: &str = "log";
+/// Name of the pipe into which goes what is counted.
+pub(crate) const METRICS: &str = "metrics";
 
 /// The guest's address on its vsock. Each machine has a vsock of its own.
 const GUEST_CID: u32 = 3;
@@ -36,7 +41,6 @@ pub(super) struct Plan {
     pub cmdline: String,
     pub disks: Vec<PlanDisk>,
     pub nic: Option<PlanNic>,
-    pub log: RawFd,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +64,7 @@ pub(super) fn argv(plan: &Plan) -> Vec<OsString> {
         "--api-sock".to_owned(),
         API.to_owned(),
         "--log-path".to_owned(),
-        path_of(plan.log),
+        LOG.to_owned(),
         "--level".to_owned(),
         "Info".to_owned(),
     ];
@@ -76,6 +80,7 @@ pub(super) fn requests(plan: &Plan) -> Vec<Request> {
         body: Some(body),
     };
     let mut requests = vec![
+        put("metrics", "/metrics", json!({ "metrics_path": METRICS })),
         put("machine-config", "/machine-config", machine(plan)),
         put("boot-source", "/boot-source", boot(plan)),
     ];
@@ -179,7 +184,6 @@ mod tests {
                 mac: "02:1f:2e:00:00:07".to_owned(),
                 tap: "bgr-1f2e-7".to_owned(),
             }),
-            log: 15,
         }
     }
 
@@ -205,7 +209,7 @@ mod tests {
             .collect();
         insta::assert_snapshot!(
             words.join(" "),
-            @"--id banger-1f2e-7 --api-sock api --log-path /proc/self/fd/15 --level Info"
+            @"--id banger-1f2e-7 --api-sock api --log-path log --level Info"
         );
     }
 
@@ -279,6 +283,7 @@ mod tests {
             &[("guest_cid", Integer), ("uds_path", Text)],
         ),
         ("EntropyDevice", &[], &[]),
+        ("Metrics", &["metrics_path"], &[("metrics_path", Text)]),
         ("Vm", &["state"], &[("state", One(&["Paused", "Resumed"]))]),
         (
             "InstanceActionInfo",
@@ -324,7 +329,13 @@ mod tests {
     fn every_body_is_what_the_published_description_says() {
         let mut all = requests(&plan());
         all.push(same_drive(DiskRole::Work, "/proc/self/fd/9"));
-        all.extend([Order::PAUSE, Order::RESUME, Order::CTRL_ALT_DEL].map(Request::from));
+        let orders = [
+            Order::PAUSE,
+            Order::RESUME,
+            Order::CTRL_ALT_DEL,
+            Order::FLUSH_METRICS,
+        ];
+        all.extend(orders.map(Request::from));
         let mut checked = Vec::new();
         for request in all {
             let (collection, id) = match request.path[1..].split_once('/') {
@@ -338,6 +349,7 @@ mod tests {
                 ("PATCH", "drives") => ("PartialDrive", Some("drive_id")),
                 ("PUT", "network-interfaces") => ("NetworkInterface", Some("iface_id")),
                 ("PUT", "vsock") => ("Vsock", None),
+                ("PUT", "metrics") => ("Metrics", None),
                 ("PUT", "entropy") => ("EntropyDevice", None),
                 ("PUT", "actions") => ("InstanceActionInfo", None),
                 ("PATCH", "vm") => ("Vm", None),

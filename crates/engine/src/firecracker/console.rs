@@ -9,10 +9,14 @@
 //! reboot: System halted      the guest is off; the machine is to be ended
 //! reboot: Restarting system  the machine ends by itself
 //! ```
+//!
+//! What stands before the words depends on the kernel's configuration, and they may follow a
+//! prompt on the same line. Everybody who may write to the console can print them, too: whoever
+//! ends a machine for them looks first whether the guest still answers.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::inotify;
@@ -33,10 +37,14 @@ pub(super) enum LastWords {
     Other,
 }
 
-/// The last words on the console in this log.
+/// The last words on the console in this log. A log that has become too long begins anew
+/// (`vm::bounded_logs` of the daemon), and what was last may be in the part that is set aside.
 pub(super) fn last_words(log: &Path) -> LastWords {
-    match tail(log, 1).first() {
-        Some(line) if is_off(line) => LastWords::Off,
+    let last = tail(log, 1)
+        .pop()
+        .or_else(|| tail(&log.with_extension("log.1"), 1).pop());
+    match last {
+        Some(line) if is_off(&line) => LastWords::Off,
         _ => LastWords::Other,
     }
 }
@@ -48,60 +56,71 @@ const OFF: [&str; 3] = [
     "reboot: Power down",
 ];
 
-/// `[   12.345678] reboot: System halted`: with a time, as no log that is shown on the console
-/// ends by chance.
 fn is_off(line: &str) -> bool {
-    let Some((time, words)) = line
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once("] "))
-    else {
-        return false;
-    };
-    let is_time = time.trim_start().parse::<f64>().is_ok();
-    is_time && OFF.contains(&words)
+    OFF.iter().any(|words| line.trim_end().ends_with(words))
 }
 
-/// Returns once the guest is off. Cancel-safe.
-///
-/// # Errors
-/// The log cannot be watched.
-pub(super) async fn off(log: &Path) -> io::Result<()> {
-    let events = watch(log)?;
-    // The watch comes first, so that nothing falls between it and the first look.
-    loop {
-        if last_words(log) == LastWords::Off && !changes_within(&events, SETTLE).await? {
-            return Ok(());
+/// Watches a console.
+#[derive(Debug)]
+pub(super) struct Watch {
+    log: PathBuf,
+    events: AsyncFd<OwnedFd>,
+}
+
+impl Watch {
+    /// # Errors
+    /// The log cannot be watched.
+    pub(super) fn begin(log: PathBuf) -> io::Result<Self> {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let events = inotify::init(flags)?;
+        inotify::add_watch(&events, &log, inotify::WatchFlags::MODIFY)?;
+        Ok(Self {
+            log,
+            events: reactor::readable(events)?,
+        })
+    }
+
+    /// Returns once the guest says that it is off, as the last that it says. Cancel-safe.
+    ///
+    /// # Errors
+    /// The log cannot be watched any more.
+    pub(super) async fn says_off(&self) -> io::Result<()> {
+        // The watch came first, so that nothing falls between it and the first look.
+        while last_words(&self.log) != LastWords::Off || self.changes_within(SETTLE).await? {
+            self.changed().await?;
         }
-        events.readable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// Returns some time after the guest has printed more. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Self::says_off`].
+    pub(super) async fn changed(&self) -> io::Result<()> {
+        self.events.readable().await?.retain_ready();
         tokio::time::sleep(SETTLE).await;
-        forget(&events).await?;
+        self.forget().await
     }
-}
 
-fn watch(log: &Path) -> io::Result<AsyncFd<OwnedFd>> {
-    let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&events, log, inotify::WatchFlags::MODIFY)?;
-    reactor::readable(events)
-}
-
-async fn changes_within(events: &AsyncFd<OwnedFd>, limit: Duration) -> io::Result<bool> {
-    match tokio::time::timeout(limit, events.readable()).await {
-        Ok(ready) => ready.map(|mut ready| {
-            ready.retain_ready();
-            true
-        }),
-        Err(_) => Ok(false),
+    async fn changes_within(&self, limit: Duration) -> io::Result<bool> {
+        match tokio::time::timeout(limit, self.events.readable()).await {
+            Ok(ready) => ready.map(|mut ready| {
+                ready.retain_ready();
+                true
+            }),
+            Err(_) => Ok(false),
+        }
     }
-}
 
-/// Takes the events that there are: what they tell of is looked at next.
-async fn forget(events: &AsyncFd<OwnedFd>) -> io::Result<()> {
-    let mut ready = events.readable().await?;
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
-    let mut reader = inotify::Reader::new(events.get_ref(), &mut buffer);
-    while reader.next().is_ok() {}
-    ready.clear_ready();
-    Ok(())
+    /// Takes the events that there are: what they tell of is looked at next.
+    async fn forget(&self) -> io::Result<()> {
+        let mut ready = self.events.readable().await?;
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
+        let mut reader = inotify::Reader::new(self.events.get_ref(), &mut buffer);
+        while reader.next().is_ok() {}
+        ready.clear_ready();
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -111,22 +130,22 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn only_the_kernels_own_last_words_mean_off() {
+    fn the_kernels_last_words_are_understood_however_it_prints() {
         for line in [
+            "reboot: System halted",
             "[   12.345678] reboot: System halted",
             "[1234567.000001] reboot: Power down",
-            "[  158.021154] reboot: Power off not available: System halted instead",
+            "[  158.021154] reboot: Power off not available: System halted instead\r",
+            "[    0.123456][    T1] reboot: System halted",
+            "debian login: [   12.345678] reboot: System halted",
         ] {
             assert!(is_off(line), "{line}");
         }
         for line in [
             "",
-            "reboot: System halted",
             "[   12.345678] reboot: Restarting system",
-            "[   12.345678] systemd[1]: reboot: System halted",
-            "[  OK  ] reboot: System halted",
             "[   12.345678] reboot: System halted, or so",
-            "# echo [   12.345678] reboot: System halted",
+            "System halted",
         ] {
             assert!(!is_off(line), "{line}");
         }
@@ -141,7 +160,8 @@ mod tests {
             "[    0.1] reboot: System halted\r\nand on it goes\r\n",
         )
         .unwrap();
-        let off = off(&path);
+        let console = Watch::begin(path.clone()).unwrap();
+        let off = console.says_off();
         tokio::pin!(off);
         let early = tokio::time::timeout(SETTLE * 3, &mut off).await;
         assert!(early.is_err(), "something followed");
@@ -151,5 +171,11 @@ mod tests {
         let in_time = tokio::time::timeout(Duration::from_secs(20), off).await;
         in_time.unwrap().unwrap();
         assert_eq!(last_words(&path), LastWords::Off);
+        // Cut off at that very moment.
+        fs::rename(&path, path.with_extension("log.1")).unwrap();
+        fs::write(&path, "").unwrap();
+        assert_eq!(last_words(&path), LastWords::Off);
+        fs::write(&path, "[    0.1] begins\r\n").unwrap();
+        assert_eq!(last_words(&path), LastWords::Other);
     }
 }

@@ -14,16 +14,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use banger_proto::agent::VSOCK_PORT;
-use rustix::process::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 
-use crate::socket;
+use super::directory::{self, Owner};
+use crate::socket::{self, SocketOf};
 
 /// Longest line that Firecracker answers with.
 const ANSWER_MAX: usize = 32;
+
+/// How long the kernel of a guest that runs may take to say whether its agent listens. It does so
+/// by itself, whatever runs in the guest.
+const LIFE_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long nobody opens the door after it could not be opened, as for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -37,17 +41,14 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Listens at `path`, in place of whoever did so before, for an engine of the user `engine`
-    /// if it is not this one.
+    /// Listens at `path`, in place of whoever did so before.
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub(super) fn open(path: &Path, engine: Option<Uid>) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, owner: &Owner) -> io::Result<Self> {
         socket::remove(path)?;
         let listener = socket::listen(path)?;
-        if let Some(engine) = engine {
-            socket::give(path, engine)?;
-        }
+        directory::share(path, owner)?;
         let listener = std::os::unix::net::UnixListener::from(listener);
         listener.set_nonblocking(true)?;
         let (tell, knocked) = watch::channel(());
@@ -63,7 +64,7 @@ impl Door {
     ///
     /// # Errors
     /// Firecracker is gone.
-    pub(super) async fn reach_agent(&self, link: &Path) -> io::Result<UnixStream> {
+    pub(super) async fn reach_agent(&self, link: &SocketOf) -> io::Result<UnixStream> {
         let mut knocked = self.knocked.lock().await;
         loop {
             if let Some(stream) = dial(link).await? {
@@ -96,9 +97,24 @@ async fn answer_knocks(listener: UnixListener, tell: watch::Sender<()>) {
     }
 }
 
+/// Whether the guest has stopped for good or is held: one that runs answers.
+pub(super) async fn is_silent(link: &SocketOf) -> bool {
+    let mut stream = match link.connect().await {
+        Ok(stream) => stream,
+        Err(_) => return true,
+    };
+    let asked = async {
+        let request = format!("CONNECT {VSOCK_PORT}\n");
+        stream.write_all(request.as_bytes()).await?;
+        // The agent's answer, or the end of the stream: Firecracker gives up later than this.
+        stream.read(&mut [0]).await
+    };
+    tokio::time::timeout(LIFE_LIMIT, asked).await.is_err()
+}
+
 /// Connects to the agent's port. `None`: nobody listens there.
-async fn dial(link: &Path) -> io::Result<Option<UnixStream>> {
-    let mut stream = UnixStream::connect(link).await?;
+async fn dial(link: &SocketOf) -> io::Result<Option<UnixStream>> {
+    let mut stream = link.connect().await?;
     let request = format!("CONNECT {VSOCK_PORT}\n");
     match stream.write_all(request.as_bytes()).await {
         Ok(()) => {}
@@ -131,8 +147,28 @@ fn is_hang_up(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A socket of this process, which plays Firecracker.
+    fn own(path: PathBuf) -> SocketOf {
+        SocketOf::new(path, std::process::id())
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_says_nothing_at_all_is_told_from_one_without_an_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        let vsock = UnixListener::bind(&link).unwrap();
+        let link = own(link);
+        let hangs_up = async { drop(answer(&vsock, None).await) };
+        let without_agent = async { tokio::join!(is_silent(&link), hangs_up).0 };
+        assert!(!without_agent.await);
+        let with_agent = async { tokio::join!(is_silent(&link), answer(&vsock, Some("OK 1\n"))) };
+        assert!(!with_agent.await.0);
+        assert!(is_silent(&link).await, "nobody answers");
+    }
 
     /// Answers one request for a connection as Firecracker does.
     async fn answer(vsock: &UnixListener, answer: Option<&str>) -> UnixStream {
@@ -151,13 +187,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let vsock = UnixListener::bind(at("link")).unwrap();
-        let door = Door::open(&at("link_1024"), None).unwrap();
+        let door = Door::open(&at("link_1024"), &Owner::This).unwrap();
         let guest = async {
             drop(answer(&vsock, None).await);
             drop(UnixStream::connect(at("link_1024")).await.unwrap());
             answer(&vsock, Some("OK 1073741824\nhello")).await
         };
-        let link = at("link");
+        let link = own(at("link"));
         let both = async { tokio::join!(door.reach_agent(&link), guest) };
         let (stream, _guest) = tokio::time::timeout(LIMIT, both).await.unwrap();
         let mut bytes = [0; 5];
@@ -170,13 +206,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let vsock = UnixListener::bind(at("link")).unwrap();
-        let door = Door::open(&at("link_1024"), None).unwrap();
+        let door = Door::open(&at("link_1024"), &Owner::This).unwrap();
         drop(UnixStream::connect(at("link_1024")).await.unwrap());
         let guest = async {
             drop(answer(&vsock, None).await);
             answer(&vsock, Some("OK 1\n")).await
         };
-        let link = at("link");
+        let link = own(at("link"));
         let both = async { tokio::join!(door.reach_agent(&link), guest) };
         tokio::time::timeout(LIMIT, both).await.unwrap().0.unwrap();
     }
@@ -185,7 +221,7 @@ mod tests {
     async fn however_many_knock_and_nobody_waits_none_is_kept_at_the_door() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("link_1024");
-        let _door = Door::open(&path, None).unwrap();
+        let _door = Door::open(&path, &Owner::This).unwrap();
         let knocks = async {
             for _ in 0..100 {
                 let mut knock = UnixStream::connect(&path).await.unwrap();
@@ -199,13 +235,13 @@ mod tests {
     #[tokio::test]
     async fn without_firecracker_there_is_nothing_to_wait_for() {
         let directory = tempfile::tempdir().unwrap();
-        let door = Door::open(&directory.path().join("link_1024"), None).unwrap();
+        let door = Door::open(&directory.path().join("link_1024"), &Owner::This).unwrap();
         assert!(
-            door.reach_agent(&directory.path().join("link"))
+            door.reach_agent(&own(directory.path().join("link")))
                 .await
                 .is_err()
         );
         // The next daemon opens the door anew.
-        Door::open(&directory.path().join("link_1024"), None).unwrap();
+        Door::open(&directory.path().join("link_1024"), &Owner::This).unwrap();
     }
 }

@@ -12,19 +12,19 @@ use banger_proto::api::EngineKind;
 use banger_proto::size::ByteSize;
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 
 use super::api::{self, ACTIVITY, Order, Request};
-
 use super::config::same_drive;
 use super::console::{self, LastWords};
-use super::link::Door;
+use super::link::{self, Door};
+use super::pipes::Pipes;
 use crate::birth::Birth;
 use crate::machine::refuse_to_shrink;
 use crate::process::{Ended, Process, ProcessFailure};
+use crate::socket::SocketOf;
 use crate::{
-    Activity, AgentStream, ControlError, Disk, Exit, ExitCause, LaunchError, Machine,
+    Activity, AgentStream, ControlError, Counters, Disk, Exit, ExitCause, LaunchError, Machine,
     MachineHandle, Place, tail,
 };
 
@@ -32,6 +32,14 @@ use crate::{
 const ORDER_LIMIT: Duration = Duration::from_secs(15);
 /// How long Firecracker may take to end once it has hung up.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(2);
+/// How long a guest that says that it is off, and still answers, is left alone until it is asked
+/// again.
+const PROOFS: [Duration; 4] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(20),
+];
 /// Number of lines of Firecracker's log that explain an end.
 const LOG_LINES: usize = 6;
 /// How Firecracker ends its log when it ends as it should.
@@ -42,10 +50,14 @@ pub(super) struct FirecrackerMachine {
     handle: MachineHandle,
     place: Place,
     process: Process,
+    api: SocketOf,
+    link: SocketOf,
     door: Door,
+    /// `None`: it was launched by a banger that made none.
+    pipes: Option<Arc<Pipes>>,
     ending: Arc<Ending>,
-    /// Looks for the end of the guest.
-    watcher: AbortHandle,
+    /// Look for the end of the guest, and at what comes out of the pipes.
+    watchers: [AbortHandle; 2],
 }
 
 /// Who has ended the process, when it was not itself.
@@ -59,20 +71,35 @@ struct Ending {
 
 impl FirecrackerMachine {
     /// Takes hold of a process; `door` is where its agent knocks.
-    pub(super) fn new(place: Place, process: Process, door: Door) -> Self {
+    pub(super) fn new(place: Place, process: Process, door: Door, pipes: Option<Pipes>) -> Self {
         let handle = MachineHandle {
             engine: EngineKind::Firecracker,
             process: process.id().clone(),
         };
+        let socket = |path| SocketOf::new(path, process.id().pid);
+        let (api, link) = (socket(place.api_socket()), socket(place.vsock()));
         let ending = Arc::new(Ending::default());
-        let watch = end_with_guest(place.clone(), process.clone(), Arc::clone(&ending));
+        let pipes = pipes.map(Arc::new);
+        let end = EndWatch {
+            place: place.clone(),
+            process: process.clone(),
+            link: link.clone(),
+            ending: Arc::clone(&ending),
+        };
+        let watchers = [
+            tokio::spawn(end.end_with_guest()).abort_handle(),
+            tokio::spawn(follow(pipes.clone())).abort_handle(),
+        ];
         Self {
             handle,
             place,
             process,
+            api,
+            link,
             door,
+            pipes,
             ending,
-            watcher: tokio::spawn(watch).abort_handle(),
+            watchers,
         }
     }
 
@@ -91,7 +118,7 @@ impl FirecrackerMachine {
                     source,
                 })?;
             for request in requests {
-                api::ask(&self.place.api_socket(), request, limit).await?;
+                api::ask(&self.api, request, limit).await?;
             }
             Ok(())
         };
@@ -122,7 +149,7 @@ impl FirecrackerMachine {
         birth.happened().await?;
         // Between the birth of a socket's file and its first moment of listening there are
         // microseconds, of which nothing tells.
-        while let Err(error) = UnixStream::connect(self.place.api_socket()).await {
+        while let Err(error) = self.api.connect().await {
             if error.kind() != io::ErrorKind::ConnectionRefused {
                 return Err(error);
             }
@@ -144,6 +171,9 @@ impl FirecrackerMachine {
     }
 
     fn log(&self) -> Vec<String> {
+        if let Some(pipes) = &self.pipes {
+            pipes.take_log();
+        }
         tail(&self.place.engine_log(), LOG_LINES)
     }
 
@@ -151,7 +181,7 @@ impl FirecrackerMachine {
         if self.process.ended().is_some() {
             return Err(ControlError::Ended);
         }
-        api::ask(&self.place.api_socket(), request, ORDER_LIMIT).await
+        api::ask(&self.api, request, ORDER_LIMIT).await
     }
 
     /// Why it ended, from all that is known of it. `None`: it failed.
@@ -177,21 +207,54 @@ impl FirecrackerMachine {
 impl Drop for FirecrackerMachine {
     fn drop(&mut self) {
         // The machine goes on, for whoever adopts it.
-        self.watcher.abort();
+        for watcher in &self.watchers {
+            watcher.abort();
+        }
+    }
+}
+
+async fn follow(pipes: Option<Arc<Pipes>>) {
+    if let Some(pipes) = pipes {
+        pipes.follow().await;
     }
 }
 
 /// Ends the process of a guest that is off: it would stay for ever.
-async fn end_with_guest(place: Place, process: Process, ending: Arc<Ending>) {
-    if let Err(error) = console::off(&place.console_log()).await {
-        tracing::warn!(%error, "whether the guest powers off is not seen");
-        return;
+struct EndWatch {
+    place: Place,
+    process: Process,
+    link: SocketOf,
+    ending: Arc<Ending>,
+}
+
+impl EndWatch {
+    async fn end_with_guest(self) {
+        if let Err(error) = self.guest_is_off().await {
+            tracing::warn!(%error, "whether the guest powers off is not seen");
+            return;
+        }
+        if self.process.ended().is_none() {
+            self.ending.guest_off.store(true, Ordering::Relaxed);
+        }
+        if let Err(error) = self.process.kill().await {
+            tracing::warn!(%error, "could not end the engine of a guest that is off");
+        }
     }
-    if process.ended().is_none() {
-        ending.guest_off.store(true, Ordering::Relaxed);
-    }
-    if let Err(error) = process.kill().await {
-        tracing::warn!(%error, "could not end the engine of a guest that is off");
+
+    /// Returns once the guest says that it is off, and is.
+    async fn guest_is_off(&self) -> io::Result<()> {
+        let console = console::Watch::begin(self.place.console_log())?;
+        loop {
+            console.says_off().await?;
+            for pause in PROOFS {
+                if link::is_silent(&self.link).await {
+                    return Ok(());
+                }
+                // It may be about to stop. Or somebody has only printed these words.
+                tokio::time::sleep(pause).await;
+            }
+            console.changed().await?;
+        }
     }
 }
 
@@ -206,9 +269,8 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
-        let link = self.place.vsock();
         tokio::select! {
-            stream = self.door.reach_agent(&link) => Ok(Box::new(stream?)),
+            stream = self.door.reach_agent(&self.link) => Ok(Box::new(stream?)),
             _ = self.process.wait() => Err(io::ErrorKind::ConnectionReset.into()),
         }
     }
@@ -273,6 +335,15 @@ impl Machine for FirecrackerMachine {
                 source,
             })?;
         self.order(same_drive(disk.role, path)).await.map(|_| ())
+    }
+
+    async fn counters(&self) -> Result<Counters, ControlError> {
+        let Some(pipes) = &self.pipes else {
+            return Ok(Counters::default());
+        };
+        // It has written them when it answers.
+        self.order(Order::FLUSH_METRICS).await?;
+        Ok(pipes.take_metrics())
     }
 
     async fn activity(&self) -> Result<Activity, ControlError> {

@@ -3,44 +3,49 @@
 //! ```text
 //! fc/api        <- its API: pause, resume, disks
 //! fc/link       <- the guest's vsock: the agent link        fc/link_1024 -> the agent's knock
-//! console.log   <- ttyS0 (standard output)                  engine.log   <- its own log
+//! fc/log        -> its own log, which becomes engine.log
+//! fc/metrics    -> what it counts
+//! console.log   <- ttyS0 (standard output)
 //! ```
 //!
-//! `fc` is the machine's directory among the sockets, and the process's working directory, so
-//! that no path of a socket is too long or to be walked by an engine that has a user of its
-//! own. The daemon opens everything else and Firecracker inherits descriptors, which it opens
-//! once more by `/proc/self/fd`. Only the tap is opened by name, from inside the network
-//! namespace that the tap is in.
+//! `fc` is the machine's directory among the sockets, and the process's working directory. The
+//! daemon opens everything else and Firecracker inherits descriptors, which it opens once more by
+//! `/proc/self/fd`. Only the tap is opened by name, from inside the network namespace that the
+//! tap is in. Of the host's files it has its jail's alone (`process::jail`).
 
 mod api;
 mod binary;
 mod config;
 mod console;
+mod directory;
 mod link;
 mod machine;
+mod pipes;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use banger_proto::api::EngineKind;
-use rustix::fs::{Mode, OFlags};
-
 pub(crate) use self::binary::Binary;
 use self::config::{Plan, PlanDisk, PlanNic};
+use self::directory::Owner;
 use self::link::Door;
 use self::machine::FirecrackerMachine;
+use self::pipes::Pipes;
 use crate::birth::Birth;
-use crate::process::{Detached, Identity, Process, Space, give_tap, name_of_tap};
-use crate::{Access, Engine, LaunchError, Machine, MachineSpec, Place, files, probe, socket};
+use crate::process::{
+    Allowance, Cgroup, Detached, Identity, Jail, Process, Space, give_tap, make_root, name_of_tap,
+};
+use crate::{Access, Engine, LaunchError, Machine, MachineSpec, Place, files, probe};
+use async_trait::async_trait;
+use banger_proto::api::EngineKind;
 
 pub use self::binary::FirecrackerMissing;
-pub(crate) use self::config::{API, LINK};
+pub(crate) use self::config::{API, LINK, LOG, METRICS};
 
 /// How long Firecracker may take until it has opened everything and runs the guest.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(20);
@@ -101,6 +106,10 @@ impl Firecracker {
         let identity = identity(&place);
         let mut inherited = Inherited::default();
         let mut plan = self.plan(&spec, identity.as_ref(), &mut inherited)?;
+        let allowance = Allowance {
+            vcpu: spec.vcpu,
+            memory: spec.memory,
+        };
         let mut space = None;
         if let Some(nic) = spec.nic {
             let network = |source| LaunchError::Network { source };
@@ -118,11 +127,17 @@ impl Firecracker {
             // A tap has one user at a time. The device stays when it is closed.
             drop(nic.tap);
         }
-        let directory = open_directory(&place).map_err(|source| LaunchError::Open {
+        let work = place.machine_dir();
+        let opened = |source| LaunchError::Open {
             what: "machine's directory".to_owned(),
             path: place.machine_dir(),
             source,
-        })?;
+        };
+        let may_mount = rustix::process::geteuid().is_root() || space.is_some();
+        let jail = match may_mount {
+            true => self.jail(&place)?,
+            false => None,
+        };
         let detached = Detached {
             program: self.binary.path.clone(),
             arguments: config::argv(&plan),
@@ -130,9 +145,11 @@ impl Firecracker {
             inherited: inherited.0,
             output: Some(files::log(&place.console_log())?),
             log: append(&place.engine_log())?,
-            directory: Some(directory),
+            directory: Some(directory::open(&work).map_err(opened)?),
             space,
+            jail,
             identity,
+            cgroup: Cgroup::make(&place, allowance),
         };
         match detached.spawn() {
             Ok(process) => Ok((process, plan)),
@@ -141,6 +158,22 @@ impl Firecracker {
                 source,
             }),
         }
+    }
+
+    /// The root directory of the process. `None`: it needs the host's.
+    fn jail(&self, place: &Place) -> Result<Option<Jail>, LaunchError> {
+        let root = place.jail_dir();
+        make_root(&root).map_err(|source| LaunchError::Open {
+            what: "engine's root directory".to_owned(),
+            path: root.clone(),
+            source,
+        })?;
+        let program = &self.binary.path;
+        let jail = Jail::new(program, &place.machine_dir(), &root);
+        jail.map_err(|source| LaunchError::Spawn {
+            program: program.clone(),
+            source,
+        })
     }
 
     fn plan(
@@ -174,12 +207,6 @@ impl Firecracker {
         let initrd = opened("initrd", &spec.initrd, |path| {
             files::reopenable(path, by_another_user)
         })?;
-        let log = files::log(&place.engine_log())?;
-        own(&log, identity).map_err(|source| LaunchError::Open {
-            what: "log".to_owned(),
-            path: place.engine_log(),
-            source,
-        })?;
         Ok(Plan {
             name: place.machine_name(),
             vcpu: spec.vcpu,
@@ -189,7 +216,6 @@ impl Firecracker {
             cmdline: spec.cmdline.clone(),
             disks,
             nic: None,
-            log: inherited.push(log.into()),
         })
     }
 }
@@ -217,30 +243,21 @@ impl Engine for Firecracker {
 
     async fn launch(&self, spec: MachineSpec) -> Result<Arc<dyn Machine>, LaunchError> {
         let place = spec.place.clone();
-        let identity = identity(&place);
-        make_directory(&place.machine_dir(), identity.as_ref()).map_err(|source| {
-            LaunchError::Open {
-                what: "machine's directory".to_owned(),
-                path: place.machine_dir(),
-                source,
-            }
-        })?;
-        // It binds no name that is taken.
-        for path in [place.api_socket(), place.vsock()] {
-            socket::remove(&path).map_err(|source| LaunchError::Socket { path, source })?;
-        }
-        // Both before the process runs: nothing that it does first is missed.
-        let user = identity.map(|identity| identity.uid);
-        let door = Door::open(&place.knock(), user).map_err(|source| LaunchError::Socket {
-            path: place.knock(),
+        let owner = Owner::from(identity(&place).as_ref());
+        let work = place.machine_dir();
+        directory::make(&work, &owner).map_err(|source| LaunchError::Open {
+            what: "machine's directory".to_owned(),
+            path: work,
             source,
         })?;
-        let birth = Birth::watch(&place.api_socket()).map_err(|source| LaunchError::Socket {
-            path: place.api_socket(),
-            source,
-        })?;
+        // All before the process runs: nothing that it does first is missed.
+        let socket = |path| move |source| LaunchError::Socket { path, source };
+        files::log(&place.engine_log())?;
+        let pipes = Pipes::make(&place, &owner).map_err(socket(place.log_pipe()))?;
+        let door = Door::open(&place.knock(), &owner).map_err(socket(place.knock()))?;
+        let birth = Birth::watch(&place.api_socket()).map_err(socket(place.api_socket()))?;
         let (process, plan) = self.start(spec)?;
-        let machine = FirecrackerMachine::new(place, process, door);
+        let machine = FirecrackerMachine::new(place, process, door, Some(pipes));
         let limit = LAUNCH_LIMIT * self.patience();
         machine
             .set_up(&birth, config::requests(&plan), limit)
@@ -252,36 +269,20 @@ impl Engine for Firecracker {
 /// The machine of a process that runs already.
 ///
 /// # Errors
-/// The place where its agent knocks cannot be made anew.
+/// The place where its agent knocks cannot be made anew, or its pipes cannot be read.
 pub(crate) fn adopted(place: Place, process: Process) -> io::Result<Arc<dyn Machine>> {
-    let identity = identity(&place);
-    let door = Door::open(&place.knock(), identity.map(|identity| identity.uid))?;
-    Ok(Arc::new(FirecrackerMachine::new(place, process, door)))
+    let owner = Owner::from(identity(&place).as_ref());
+    let door = Door::open(&place.knock(), &owner)?;
+    let pipes = Pipes::open(&place)?;
+    Ok(Arc::new(FirecrackerMachine::new(
+        place, process, door, pipes,
+    )))
 }
 
 /// Whom the engine becomes.
 fn identity(place: &Place) -> Option<Identity> {
     let device = Path::new(probe::DEVICE);
     Identity::for_engine(&place.instance, place.slot, Some(device))
-}
-
-/// Makes the machine's directory, which the engine's user writes its sockets into.
-fn make_directory(path: &Path, identity: Option<&Identity>) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    own(&open(path)?, identity)
-}
-
-fn open_directory(place: &Place) -> io::Result<OwnedFd> {
-    open(&place.machine_dir())
-}
-
-/// A link in the directory's place is not followed.
-fn open(directory: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(directory, flags, Mode::empty())?)
 }
 
 /// Gives a file to the engine's user, where it has one: it opens by itself what it inherits.

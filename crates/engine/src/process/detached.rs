@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 
 use crate::Mark;
-use crate::process::{Identity, Process, Space};
+use crate::process::{Cgroup, Identity, Jail, Process, Space, jail};
 
 /// Most descriptors that an engine may have open.
 const OPEN_FILES: u64 = 4096;
@@ -30,12 +30,16 @@ pub(crate) struct Detached {
     pub output: Option<File>,
     /// Where its output and its errors go.
     pub log: File,
-    /// Its working directory, if not the root.
+    /// Its working directory, if not the root, and where it has no jail.
     pub directory: Option<OwnedFd>,
     /// The namespaces that it enters; `None`: it stays in this process's.
     pub space: Option<Space>,
+    /// What it has in place of the host's files; `None`: it has these.
+    pub jail: Option<Jail>,
     /// Whom it becomes; `None`: nobody else.
     pub identity: Option<Identity>,
+    /// What bounds its use of the host; `None`: what bounds this process's.
+    pub cgroup: Option<Cgroup>,
 }
 
 impl Detached {
@@ -46,8 +50,14 @@ impl Detached {
     /// The program cannot be executed, or the system refuses one of the measures.
     pub(crate) fn spawn(mut self) -> io::Result<Process> {
         let image = self.image()?;
-        let inherited: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
-        let (space, directory, identity) = (self.space, self.directory, self.identity);
+        let bounds = Bounds {
+            inherited: self.inherited.iter().map(AsRawFd::as_raw_fd).collect(),
+            directory: self.directory,
+            space: self.space,
+            jail: self.jail,
+            identity: self.identity,
+            cgroup: self.cgroup,
+        };
         let output = match self.output {
             Some(output) => output,
             None => self.log.try_clone()?,
@@ -64,16 +74,7 @@ impl Detached {
             .stderr(self.log);
         // SAFETY: between fork and exec only async-signal-safe calls are allowed. `confine`
         // makes system calls and nothing else; it does not allocate, not even on failure.
-        unsafe {
-            command.pre_exec(move || {
-                confine(
-                    &inherited,
-                    directory.as_ref(),
-                    space.as_ref(),
-                    identity.as_ref(),
-                )
-            })
-        };
+        unsafe { command.pre_exec(move || bounds.confine()) };
         let child = command.spawn()?;
         Process::child(child.id())
     }
@@ -82,6 +83,9 @@ impl Detached {
     /// where it is, such as below a private directory; then this process goes there for it and
     /// the path is that of a descriptor, one more that is inherited.
     fn image(&mut self) -> io::Result<PathBuf> {
+        if self.jail.is_some() {
+            return Ok(jail::IMAGE.into());
+        }
         let looked_for = self.program.components().count() == 1;
         if self.identity.is_none() || looked_for || is_open_to_all(&self.program)? {
             return Ok(self.program.clone());
@@ -107,34 +111,67 @@ fn is_open_to_all(program: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Runs in the child, after it is cut loose.
-fn confine(
-    inherited: &[RawFd],
-    directory: Option<&OwnedFd>,
-    space: Option<&Space>,
-    identity: Option<&Identity>,
-) -> io::Result<()> {
-    for fd in inherited {
-        // SAFETY: the parent holds the descriptor open for as long as it spawns.
-        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
-        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+/// What a process is kept to.
+struct Bounds {
+    inherited: Vec<RawFd>,
+    directory: Option<OwnedFd>,
+    space: Option<Space>,
+    jail: Option<Jail>,
+    identity: Option<Identity>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Bounds {
+    /// Runs in the child, after it is cut loose.
+    fn confine(&self) -> io::Result<()> {
+        close_all_on_exec();
+        for fd in &self.inherited {
+            // SAFETY: the parent holds the descriptor open for as long as it spawns.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*fd) };
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.enter()?;
+        }
+        limit(Resource::Core, 0)?;
+        limit(Resource::Nofile, OPEN_FILES)?;
+        if let Some(directory) = &self.directory {
+            // While this process may still go there by right of its user.
+            rustix::process::fchdir(directory)?;
+        }
+        if let Some(space) = &self.space {
+            space.enter()?;
+        }
+        if let Some(jail) = &self.jail {
+            jail.enter()?;
+        }
+        if let Some(identity) = &self.identity {
+            rustix::thread::set_thread_groups(&identity.groups)?;
+            rustix::thread::set_thread_res_gid(identity.gid, identity.gid, identity.gid)?;
+            rustix::thread::set_thread_res_uid(identity.uid, identity.uid, identity.uid)?;
+        }
+        if let Some(space) = &self.space {
+            space.renounce()?;
+        }
+        rustix::thread::set_no_new_privs(true)?;
+        Ok(())
     }
-    limit(Resource::Core, 0)?;
-    limit(Resource::Nofile, OPEN_FILES)?;
-    if let Some(directory) = directory {
-        // While this process may still go there by right of its user.
-        rustix::process::fchdir(directory)?;
+}
+
+/// Everything in this program is opened to be closed on exec. This holds it for whatever is not,
+/// such as what the daemon itself was started with.
+fn close_all_on_exec() {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+    // SAFETY: close_range takes numbers. Kernels before 5.11 do not know it: there the first
+    // sentence must do.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_uint,
+            libc::c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        );
     }
-    if let Some(space) = space {
-        space.enter()?;
-    }
-    if let Some(identity) = identity {
-        rustix::thread::set_thread_groups(&identity.groups)?;
-        rustix::thread::set_thread_res_gid(identity.gid, identity.gid, identity.gid)?;
-        rustix::thread::set_thread_res_uid(identity.uid, identity.uid, identity.uid)?;
-    }
-    rustix::thread::set_no_new_privs(true)?;
-    Ok(())
 }
 
 /// Lowers a limit, never raises it.
@@ -203,7 +240,9 @@ mod tests {
                 log: File::create(directory.path().join("log")).unwrap(),
                 directory: None,
                 space: None,
+                jail: None,
                 identity: Some(identity.clone()),
+                cgroup: None,
             }
             .spawn()
             .unwrap();

@@ -563,6 +563,8 @@ mod tests {
             log: fs::File::create(place.engine_log()).unwrap(),
             directory: None,
             space: None,
+            jail: None,
+            cgroup: None,
             identity: Some(identity),
         }
         .spawn()

@@ -5,8 +5,10 @@
 //! terminal's signal reaches it; it inherits exactly the descriptors that it is given; and
 //! it carries a [`crate::Mark`] in its environment, by which a later daemon finds it.
 
+mod cgroup;
 mod detached;
 mod identity;
+mod jail;
 mod look;
 mod marked;
 mod running;
@@ -17,6 +19,8 @@ pub use look::{Look, Presence};
 pub use marked::{Marked, marked};
 pub use running::{Ended, Process, ProcessId};
 
+pub(crate) use cgroup::{Allowance, Cgroup, remove as remove_cgroup};
 pub(crate) use detached::Detached;
 pub(crate) use identity::Identity;
+pub(crate) use jail::{Jail, is_static, make_root};
 pub(crate) use space::{Space, give_tap, name_of_tap};

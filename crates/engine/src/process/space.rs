@@ -54,27 +54,26 @@ impl Space {
         if let Some(user) = &self.user {
             enter(user.as_fd(), LinkNameSpaceType::User)?;
         }
-        enter(self.network.as_fd(), LinkNameSpaceType::Network)?;
-        match &self.user {
-            Some(_) => renounce(),
-            // What root's engines may do is decided by whom they become.
-            None => Ok(()),
-        }
+        enter(self.network.as_fd(), LinkNameSpaceType::Network)
     }
-}
 
-/// Gives up what being root in a user namespace of one's own means, beyond the next exec.
-fn renounce() -> io::Result<()> {
-    // SAFETY: PR_SET_SECUREBITS takes a number (capabilities(7)).
-    if unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS) } == -1 {
-        return Err(io::Error::last_os_error());
+    /// Gives up what being in a user namespace of one's own means, beyond the next exec. What
+    /// root's engines may do is decided by whom they become. As [`Self::enter`].
+    pub(super) fn renounce(&self) -> io::Result<()> {
+        if self.user.is_none() {
+            return Ok(());
+        }
+        // SAFETY: PR_SET_SECUREBITS takes a number (capabilities(7)).
+        if unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        let none = CapabilitySets {
+            effective: CapabilitySet::empty(),
+            permitted: CapabilitySet::empty(),
+            inheritable: CapabilitySet::empty(),
+        };
+        Ok(rustix::thread::set_capabilities(None, none)?)
     }
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    Ok(rustix::thread::set_capabilities(None, none)?)
 }
 
 fn enter(namespace: BorrowedFd<'_>, kind: LinkNameSpaceType) -> io::Result<()> {

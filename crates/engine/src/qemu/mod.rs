@@ -90,6 +90,8 @@ impl Qemu {
             log: files::log(&spec.place.engine_log())?,
             directory: None,
             space: None,
+            jail: None,
+            cgroup: None,
             identity,
         };
         detached.spawn().map_err(|source| LaunchError::Spawn {

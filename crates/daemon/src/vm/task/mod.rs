@@ -46,6 +46,8 @@ pub struct Status {
     pub row: VmRow,
     /// The engine's process, while there is one.
     pub pid: Option<u32>,
+    /// The machine, while there is one: to be looked at. Orders are its owner's.
+    pub machine: Option<Arc<dyn Machine>>,
     /// The link to the agent, while there is one.
     pub guest: Option<Guest>,
     /// What is wrong since its last start, although it runs or ran.
@@ -208,6 +210,7 @@ impl Handle {
                 Origin::Adopted(machine) => Some(machine.handle().process.pid),
                 Origin::Create { .. } | Origin::AtRest => None,
             },
+            machine: None,
             guest: None,
             warnings: Vec::new(),
             gone: false,

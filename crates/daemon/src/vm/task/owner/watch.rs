@@ -28,6 +28,7 @@ impl Owner {
         let pid = machine.handle().process.pid;
         self.status.send_modify(|status| {
             status.pid = Some(pid);
+            status.machine = Some(Arc::clone(&machine));
             status.warnings.clear();
         });
         self.machine = Some(machine);
@@ -43,6 +44,7 @@ impl Owner {
         self.may_be_held = false;
         self.status.send_modify(|status| {
             status.pid = None;
+            status.machine = None;
             status.guest = None;
         });
     }
