@@ -88,7 +88,7 @@ pub fn pack(path: &Path, pieces: mpsc::Sender<io::Result<Bytes>>) -> Result<(), 
 }
 
 /// Packs the guest's whole system, as [`pack`] does with `/`, but without what is not the system's
-/// own: see [`SystemBounds`]. Blocks.
+/// own: see `SystemBounds`. Blocks.
 ///
 /// # Errors
 /// As [`pack`].
