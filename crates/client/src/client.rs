@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use banger_proto::VERSION;
 use banger_proto::api::{
-    BuildImage, Catalog, CommitVm, CreateVm, DaemonStatus, Engine, EngineKind, Image,
+    BuildImage, CachePart, Catalog, CommitVm, CreateVm, DaemonStatus, Engine, EngineKind, Image,
     InstallEngine, Kernel, KillVm, LogKind, Operation, PullBundle, PullImage, RegisterImage,
     RenameImage, SetVm, SshTarget, Version, Vm, VmHealth, VmStats,
 };
@@ -413,6 +413,13 @@ impl Client {
     /// gives it.
     pub async fn prune_images(&self, dry_run: bool) -> Result<Vec<Image>, ClientError> {
         let call = Call::post(format!("/v1/images/prune?dry_run={dry_run}"));
+        self.transport.json(call).await
+    }
+
+    /// `POST /v1/cache/prune`: removes what nobody uses of the cache, and says what; with `dry_run`,
+    /// only says it.
+    pub async fn prune_cache(&self, dry_run: bool) -> Result<Vec<CachePart>, ClientError> {
+        let call = Call::post(format!("/v1/cache/prune?dry_run={dry_run}"));
         self.transport.json(call).await
     }
 

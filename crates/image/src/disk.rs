@@ -135,8 +135,8 @@ pub fn clone_blank(cache_dir: &Path, size: ByteSize, to: &Path) -> Result<(), Di
     if size < SMALLEST {
         return Err(DiskError::TooSmall { size });
     }
-    let template = template(cache_dir, size)?;
-    clone_file(&template, to)
+    let (path, template) = template(cache_dir, size)?;
+    clone_open(&template, &path, to)
 }
 
 /// Makes `to`, a disk to make others of by [`clone_seed`]: what is in the host's directory
@@ -189,13 +189,18 @@ pub fn clone_seed(seed: &Path, size: ByteSize, to: &Path) -> Result<(), DiskErro
 /// must not exist; it is not there after a failure.
 pub fn clone_file(from: &Path, to: &Path) -> Result<(), DiskError> {
     let source = File::open(from).map_err(io_error("open", from))?;
+    clone_open(&source, from, to)
+}
+
+/// As [`clone_file`], of a file that is open.
+fn clone_open(source: &File, from: &Path, to: &Path) -> Result<(), DiskError> {
     let target = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(to)
         .map_err(io_error("create", to))?;
-    let result = fill(&source, from, &target, to);
+    let result = fill(source, from, &target, to);
     if result.is_err() {
         // The first failure is the one to tell of.
         let _ = std::fs::remove_file(to);
@@ -315,14 +320,24 @@ pub(crate) fn free_space(directory: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// The formatted, empty disk of `size`, made now if it is missing. Two that make the same
-/// one at once both make it; the later rename wins, and either file is good.
-fn template(cache_dir: &Path, size: ByteSize) -> Result<PathBuf, DiskError> {
-    let directory = cache_dir.join("templates");
+/// Where templates are.
+pub(crate) fn templates(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("templates")
+}
+
+/// The formatted, empty disk of `size`, made now if it is missing: where it is, and the file, which
+/// may be tidied away at any time. Two that make the same one at once both make it; the later rename
+/// wins, and either file is good.
+fn template(cache_dir: &Path, size: ByteSize) -> Result<(PathBuf, File), DiskError> {
+    let directory = templates(cache_dir);
     std::fs::create_dir_all(&directory).map_err(io_error("make the directory", &directory))?;
     let path = directory.join(format!("ext4-v{TEMPLATE_FORMAT}-{}.img", size.bytes()));
-    if std::fs::metadata(&path).is_ok_and(|found| found.len() == size.bytes()) {
-        return Ok(path);
+    if let Ok(file) = File::open(&path)
+        && file
+            .metadata()
+            .is_ok_and(|found| found.len() == size.bytes())
+    {
+        return Ok((path, file));
     }
     let draft = tempfile::Builder::new()
         .prefix(".template-")
@@ -337,10 +352,10 @@ fn template(cache_dir: &Path, size: ByteSize) -> Result<PathBuf, DiskError> {
         .as_file()
         .sync_all()
         .map_err(io_error("write", draft.path()))?;
-    draft
+    let file = draft
         .persist(&path)
         .map_err(|error| io_error("publish", &path)(error.error))?;
-    Ok(path)
+    Ok((path, file))
 }
 
 /// Formats the file `path`, with the content of a directory of the host's if there is one.
@@ -475,7 +490,7 @@ mod tests {
     fn a_template_that_was_cut_short_is_made_anew() {
         let Some(place) = workplace() else { return };
         let size = ByteSize::from_mib(32);
-        let template = template(place.path(), size).unwrap();
+        let (template, _) = template(place.path(), size).unwrap();
         std::fs::write(&template, "cut").unwrap();
         let disk = place.path().join("disk");
         clone_blank(place.path(), size, &disk).unwrap();

@@ -1,7 +1,9 @@
 //! Downloads: resumed where they broke off, checked against their hash, published by rename.
 //!
 //! A file is kept under its hash, so what is there is what was asked for. What was fetched
-//! of it so far lies beside it as `<hash>.part` and is locked while someone adds to it.
+//! of it so far lies beside it as `<hash>.part` and is locked while someone adds to it. A file that
+//! is whole is locked, for all who use it together, while anybody does: whoever tidies up removes
+//! only what they can lock for themselves.
 
 mod arrival;
 
@@ -14,6 +16,7 @@ use async_trait::async_trait;
 
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
@@ -357,7 +360,7 @@ impl Downloads {
         expected: &Expected,
         what: &str,
         progress: &Reporter,
-    ) -> Result<PathBuf, DownloadError> {
+    ) -> Result<Downloaded, DownloadError> {
         self.arriving_file(url, expected, what, progress, &Arrival::default())
             .await
     }
@@ -370,13 +373,13 @@ impl Downloads {
         what: &str,
         progress: &Reporter,
         arrival: &Arrival,
-    ) -> Result<PathBuf, DownloadError> {
+    ) -> Result<Downloaded, DownloadError> {
         let name = show_sha256(&expected.sha256);
         let path = self.directory.join(&name);
-        if is_whole(&path, expected, arrival).await {
+        if let Some(file) = whole(&path, expected, arrival).await {
             arrival.whole();
             progress.bytes(what, expected.size, Some(expected.size));
-            return Ok(path);
+            return Ok(Downloaded::new(path, file));
         }
         // What is wrong is of no use to anybody; that it is not there, to nobody a surprise.
         let _ = tokio::fs::remove_file(&path).await;
@@ -388,11 +391,16 @@ impl Downloads {
             .sync_all()
             .await
             .map_err(io_error("write", &part.path))?;
-        tokio::fs::rename(&part.path, &path)
+        let Part {
+            path: from, file, ..
+        } = part;
+        // Others may use it as soon as it has its name.
+        let downloaded = Downloaded::new(path.clone(), file.into_std().await);
+        tokio::fs::rename(&from, &path)
             .await
             .map_err(io_error("publish", &path))?;
         arrival.whole();
-        Ok(path)
+        Ok(downloaded)
     }
 
     async fn fill(
@@ -514,6 +522,31 @@ fn continues_at(response: &Response, from: u64) -> bool {
     response.status() == StatusCode::PARTIAL_CONTENT && start == Some(from)
 }
 
+/// A file that is here, whole. Nobody tidies it away while this is held.
+#[derive(Debug)]
+pub(crate) struct Downloaded {
+    path: PathBuf,
+    /// Locked.
+    _file: std::fs::File,
+}
+
+impl Downloaded {
+    /// The file that is at `path`, or is about to be.
+    pub(crate) fn new(path: PathBuf, file: std::fs::File) -> Self {
+        let shared = FlockOperation::NonBlockingLockShared;
+        if let Err(error) = flock(&file, shared) {
+            // Where nothing can be locked, whoever tidies up cannot lock it either.
+            tracing::debug!(%error, path = %path.display(), "could not lock a download");
+        }
+        Self { path, _file: file }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// What was fetched so far.
 struct Part<'a> {
     arrival: &'a Arrival,
@@ -532,12 +565,14 @@ impl<'a> Part<'a> {
         arrival: &'a Arrival,
     ) -> Result<Self, DownloadError> {
         let (mut path, mut file) = (path.to_owned(), open_part(path).await?);
-        let is_ours =
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
-        if !is_ours {
+        let lock = FlockOperation::NonBlockingLockExclusive;
+        // It may also have been tidied away just before it was locked.
+        if flock(&file, lock).is_err() || is_gone(&file) {
             path.as_mut_os_string()
                 .push(format!(".{}", std::process::id()));
             file = open_part(&path).await?;
+            // Where that fails, two fetch into one file and both find it wrong.
+            let _ = flock(&file, lock);
         }
         let mut part = Self {
             arrival,
@@ -630,31 +665,41 @@ async fn open_part(path: &Path) -> Result<File, DownloadError> {
         .map_err(io_error("create", path))
 }
 
-/// Whether the file is there with the right content: what lies in a cache is not believed.
-async fn is_whole(path: &Path, expected: &Expected, arrival: &Arrival) -> bool {
-    let Ok(mut file) = File::open(path).await else {
-        return false;
-    };
+/// Whether a file has no name any more.
+fn is_gone(file: &File) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|found| found.st_nlink == 0)
+}
+
+/// The file, locked, if it is there with the right content: what lies in a cache is not believed.
+async fn whole(path: &Path, expected: &Expected, arrival: &Arrival) -> Option<std::fs::File> {
+    let mut file = File::open(path).await.ok()?;
+    flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+    if is_gone(&file) {
+        return None;
+    }
     // What has another length need not be read.
     let (metadata, shown) = (file.metadata().await, file.try_clone().await);
     match (metadata, shown) {
         (Ok(metadata), Ok(shown)) if metadata.len() == expected.size => {
             arrival.begin(Arc::new(shown.into_std().await));
         }
-        _ => return false,
+        _ => return None,
     }
     let mut length = 0;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     loop {
         match file.read(&mut buffer).await {
-            Ok(0) => return <[u8; 32]>::from(hasher.finalize()) == expected.sha256,
+            Ok(0) if <[u8; 32]>::from(hasher.finalize_reset()) == expected.sha256 => {
+                return Some(file.into_std().await);
+            }
+            Ok(0) => return None,
             Ok(count) => {
                 hasher.update(&buffer[..count]);
                 length += count as u64;
                 arrival.grown(length);
             }
-            Err(_) => return false,
+            Err(_) => return None,
         }
     }
 }

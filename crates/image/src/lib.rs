@@ -60,8 +60,8 @@ pub use manifest::{Elsewhere, KernelManifest, Manifest};
 pub use oci::{OciFailure, PullRequest, Shape};
 pub use progress::Reporter;
 pub use store::{
-    BundlePull, Capture, CaptureError, ChangeError, Image, ImportError, Kernel, Registration,
-    Store, StoreConfig, StoreError, Taken,
+    BundlePull, Capture, CaptureError, ChangeError, Image, ImportError, Kernel, Pruning,
+    Registration, Store, StoreConfig, StoreError, Taken,
 };
 pub use tool::ToolError;
 pub use upload::{Upload, UploadError};

@@ -814,11 +814,13 @@ mod capture;
 mod carry;
 mod obtain;
 mod shelf;
+mod tidy;
 
 pub use bundles::BundlePull;
 pub use capture::{Capture, CaptureError, Taken};
 pub use carry::ImportError;
 pub use shelf::{ChangeError, Registration};
+pub use tidy::Pruning;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,8 @@
-//! The catalog as tables, and one image of it in full.
+//! The catalog and the cache as tables, and one image of the catalog in full.
 
-use banger_proto::api::{CatalogImage, CatalogKernel};
+use banger_proto::api::{CachePart, CatalogImage, CatalogKernel};
 
+use crate::render::lists::rounded;
 use crate::render::table::Table;
 
 /// The table of `image list --available`.
@@ -32,6 +33,20 @@ pub(crate) fn catalog_kernel_table(kernels: &[CatalogKernel]) -> String {
     table.render()
 }
 
+/// The table of `image cache prune --dry-run`.
+pub(crate) fn cache_table(parts: &[CachePart]) -> String {
+    let mut table = Table::new(["WHAT", "FILES", "WOULD FREE", "IN USE"]);
+    for part in parts {
+        table.row([
+            part.kind.as_str().to_owned(),
+            part.files.to_string(),
+            rounded(part.freed),
+            rounded(part.in_use),
+        ]);
+    }
+    table.render()
+}
+
 /// The lines of `image show` for one that is not here.
 pub(crate) fn catalog_image_text(image: &CatalogImage) -> String {
     let mut text = format!(
@@ -55,6 +70,27 @@ fn yes(here: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banger_proto::api::CacheKind;
+    use banger_proto::size::ByteSize;
+
+    #[test]
+    fn the_cache_lines_up() {
+        let part = |kind, files, freed| CachePart {
+            kind,
+            files,
+            freed: ByteSize::from_mib(freed),
+            in_use: ByteSize::from_bytes(0),
+        };
+        let parts = [
+            part(CacheKind::Downloads, 3, 120),
+            part(CacheKind::Layers, 0, 0),
+        ];
+        insta::assert_snapshot!(cache_table(&parts), @r"
+        WHAT       FILES  WOULD FREE  IN USE
+        downloads  3      120M        0B
+        layers     0      0B          0B
+        ");
+    }
 
     #[test]
     fn the_catalog_lines_up() {

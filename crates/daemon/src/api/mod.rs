@@ -91,6 +91,7 @@ impl Api {
             .route("/v1/images/{image}/rename", post(shelf::rename))
             .route("/v1/kernels", get(artifacts::kernels))
             .route("/v1/catalog", get(artifacts::catalog))
+            .route("/v1/cache/prune", post(shelf::prune_cache))
             .route("/v1/engines", get(engines::list))
             .route("/v1/engines/{engine}", get(engines::show))
             .route(

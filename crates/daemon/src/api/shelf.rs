@@ -11,9 +11,10 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use banger_image::{
-    BundleSource, ChangeError, Elsewhere, ImportError, Manifest, Registration, Reporter, Store,
+    BundleSource, ChangeError, Elsewhere, ImportError, Manifest, Pruning, Registration, Reporter,
+    Store,
 };
-use banger_proto::api::{Image, Kernel, OperationKind, RegisterImage, RenameImage};
+use banger_proto::api::{CachePart, Image, Kernel, OperationKind, RegisterImage, RenameImage};
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::RequestId;
 use banger_proto::name::{ArtifactName, VmName};
@@ -132,6 +133,22 @@ pub async fn prune(
             gone.push(image);
         }
         Ok(Json(gone))
+    })
+    .await
+}
+
+pub async fn prune_cache(
+    State(api): State<Api>,
+    how: Result<Query<PruneHow>, QueryRejection>,
+) -> Result<Json<Vec<CachePart>>, Failure> {
+    let message = "could not prune the cache";
+    let Query(how) = how.map_err(|error| malformed(message, &error))?;
+    let pruning = match how.dry_run {
+        true => Pruning::Dry,
+        false => Pruning::Real,
+    };
+    changing(&api, message.to_owned(), move |store, _| {
+        Ok(Json(store.prune_cache(pruning)?))
     })
     .await
 }

@@ -13,7 +13,7 @@ use super::keyring::Keyring;
 use super::policy::Policy;
 use super::release::{Release, ReleaseError};
 use super::sources::Source;
-use crate::download::{DownloadError, Downloads};
+use crate::download::{DownloadError, Downloaded, Downloads};
 use crate::hash::{Expected, parse_sha256, show_sha256};
 use crate::progress::Reporter;
 
@@ -96,7 +96,7 @@ pub(crate) struct Package {
 /// One suite, its release checked and its index fetched.
 pub(crate) struct Suite {
     source: Source,
-    index: PathBuf,
+    index: Downloaded,
     compression: &'static str,
 }
 
@@ -147,11 +147,12 @@ impl Suite {
 
     /// The newest version of the package `name`. Blocks while the index is read.
     pub(crate) fn find(&self, name: &str) -> Result<Package, ArchiveError> {
-        let newest =
-            newest(&self.index, self.compression, name).map_err(|source| ArchiveError::Index {
+        let newest = newest(self.index.path(), self.compression, name).map_err(|source| {
+            ArchiveError::Index {
                 suite: self.source.suite.clone(),
                 source,
-            })?;
+            }
+        })?;
         let found = newest.ok_or_else(|| ArchiveError::NoPackage {
             package: name.to_owned(),
             suite: self.source.suite.clone(),
@@ -169,7 +170,7 @@ impl Suite {
         package: &Package,
         downloads: &Downloads,
         progress: &Reporter,
-    ) -> Result<PathBuf, ArchiveError> {
+    ) -> Result<Downloaded, ArchiveError> {
         let url = format!("{}/{}", self.source.uri, package.filename);
         let what = format!("download {} {}", package.name, package.version);
         Ok(downloads
@@ -190,7 +191,7 @@ async fn fetch_index(
     suite: &str,
     downloads: &Downloads,
     progress: &Reporter,
-) -> Result<Option<(PathBuf, &'static str)>, ArchiveError> {
+) -> Result<Option<(Downloaded, &'static str)>, ArchiveError> {
     let directory = format!("main/binary-{architecture}");
     let what = format!("download the package index of {suite}");
     for compression in [".xz", ".gz"] {

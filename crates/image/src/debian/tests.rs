@@ -356,7 +356,7 @@ async fn a_package_is_found_and_fetched_along_the_chain() {
         .fetch(&package, &downloads, &Reporter::silent())
         .await
         .unwrap();
-    assert_eq!(std::fs::read(path).unwrap(), PACKAGE);
+    assert_eq!(std::fs::read(path.path()).unwrap(), PACKAGE);
     assert!(matches!(
         suite.find("none"),
         Err(ArchiveError::NoPackage { .. })

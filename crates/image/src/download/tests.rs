@@ -26,9 +26,10 @@ async fn fetch(
     downloads: &Downloads,
     content: &[u8],
 ) -> Result<PathBuf, DownloadError> {
-    downloads
+    let fetched = downloads
         .file(&server.url, &expected(content), "test", &Reporter::silent())
-        .await
+        .await;
+    Ok(fetched?.path().to_owned())
 }
 
 fn names(directory: &tempfile::TempDir) -> Vec<String> {

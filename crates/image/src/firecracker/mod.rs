@@ -30,7 +30,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::disk;
-use crate::download::{DownloadError, Downloads};
+use crate::download::{DownloadError, Downloaded, Downloads};
 use crate::draft::{self, Draft};
 use crate::flight::{FlightError, Flights};
 use crate::hash::Expected;
@@ -401,7 +401,7 @@ impl Shared {
         blocking(move || shared.publish(draft, &installed)).await?;
         if let Some(download) = got.download {
             // What is installed is worth more than the archive that it came in.
-            let _ = tokio::fs::remove_file(download).await;
+            let _ = tokio::fs::remove_file(download.path()).await;
         }
         let installer = Installer {
             shared: Arc::clone(&self),
@@ -433,14 +433,15 @@ impl Shared {
             sha256: release.sha256.0,
             size,
         };
-        let path = downloads.file(&url, &expected, "download Firecracker", progress);
-        let path = path.await.map_err(download_error)?;
+        let download = downloads.file(&url, &expected, "download Firecracker", progress);
+        let download = download.await.map_err(download_error)?;
+        let path = download.path();
         Ok(Got {
-            file: File::open(&path).map_err(io_error("open", &path))?,
+            file: File::open(path).map_err(io_error("open", path))?,
             kind: Kind::Archive,
             sha256: release.sha256,
             from: url,
-            download: Some(path),
+            download: Some(download),
         })
     }
 
@@ -517,7 +518,7 @@ struct Got {
     /// Where it came from, in words.
     from: String,
     /// Where it lies in the cache.
-    download: Option<PathBuf>,
+    download: Option<Downloaded>,
     file: File,
 }
 

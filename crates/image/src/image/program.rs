@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::attempt::{Attempt, chain};
 use crate::catalog::{Program, ProgramSource};
-use crate::download::{DownloadError, Downloads};
+use crate::download::{DownloadError, Downloaded, Downloads};
 use crate::draft::Draft;
 use crate::ext4::{Attributes, Ext4Error, Writer};
 use crate::hash::{Expected, show_sha256};
@@ -30,7 +30,7 @@ const NPM_ROOT: &str = "package/";
 /// The programs of a recipe that could be had, and those that could not.
 #[derive(Debug, Default)]
 pub(super) struct Programs {
-    files: Vec<(Program, PathBuf)>,
+    files: Vec<(Program, Downloaded)>,
     /// Names of those that are left out.
     pub(super) left_out: Vec<String>,
 }
@@ -93,10 +93,10 @@ impl Programs {
         };
         for (program, file) in &self.files {
             let read = |source| Ext4Error::Read {
-                path: file.clone(),
+                path: file.path().to_owned(),
                 source,
             };
-            let mut content = File::open(file).map_err(read)?;
+            let mut content = File::open(file.path()).map_err(read)?;
             let path = program.path.as_bytes();
             writer.file(path, &attributes, &mut content, program.size)?;
         }
@@ -109,7 +109,7 @@ async fn fetch(
     config: &StoreConfig,
     program: &Program,
     progress: &Reporter,
-) -> Result<PathBuf, Option<Attempt>> {
+) -> Result<Downloaded, Option<Attempt>> {
     let mut attempts = Vec::new();
     if program.arch == std::env::consts::ARCH {
         for source in &program.sources {
@@ -130,7 +130,7 @@ async fn fetch_from(
     program: &Program,
     source: &ProgramSource,
     progress: &Reporter,
-) -> Result<PathBuf, ProgramError> {
+) -> Result<Downloaded, ProgramError> {
     let expected = Expected {
         sha256: program.sha256.bytes(),
         size: program.size,
@@ -184,7 +184,7 @@ fn take_out(
     member: &str,
     expected: &Expected,
     to: &Path,
-) -> Result<PathBuf, ProgramError> {
+) -> Result<Downloaded, ProgramError> {
     let package = std::fs::read_dir(directory)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
@@ -225,8 +225,9 @@ fn take_out(
     }
     draft.as_file().sync_all()?;
     let path = to.join(show_sha256(&expected.sha256));
-    draft.persist(&path).map_err(|error| error.error)?;
-    Ok(path)
+    let kept = Downloaded::new(path, draft.as_file().try_clone()?);
+    draft.persist(kept.path()).map_err(|error| error.error)?;
+    Ok(kept)
 }
 
 fn is_file_at<R: Read>(entry: &tar::Entry<'_, R>, path: &str) -> bool {
@@ -299,8 +300,8 @@ mod tests {
             "the package has no file `package/bin/other`"
         );
         let path = take("package/bin/tool").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"a tool");
-        std::fs::remove_file(&path).unwrap();
+        assert_eq!(std::fs::read(path.path()).unwrap(), b"a tool");
+        std::fs::remove_file(path.path()).unwrap();
         for other in [&b"a toad"[..], b"a tool and more", b"a"] {
             package(place.path(), "bin/tool", other);
             let error = take("package/bin/tool").unwrap_err();
@@ -372,7 +373,7 @@ mod tests {
         let programs = Programs::fetch(&config, wanted, &Reporter::silent()).await;
         assert_eq!(programs.left_out, [""; 0]);
         let (_, file) = &programs.files[0];
-        let text = std::fs::read_to_string(file).unwrap();
+        let text = std::fs::read_to_string(file.path()).unwrap();
         assert!(text.contains("Permission is hereby granted"), "{text}");
         // Nothing else is left.
         assert_eq!(std::fs::read_dir(config.images()).unwrap().count(), 0);

@@ -28,7 +28,7 @@ use crate::debian::mirror::Mirror;
 use crate::debian::policy::{self, Policy};
 use crate::debian::{deb, sources::Source};
 use crate::disk;
-use crate::download::Downloads;
+use crate::download::{Downloaded, Downloads};
 use crate::draft::Draft;
 use crate::ext4::{Attributes, Writer};
 use crate::hash::show_sha256;
@@ -225,7 +225,7 @@ pub(crate) async fn make(
 
 /// A package that is on the disk.
 struct Fetched {
-    deb: PathBuf,
+    deb: Downloaded,
     package: Package,
     origin: String,
 }
@@ -337,7 +337,7 @@ fn unpack_and_publish(
     let draft = Draft::new(parent).map_err(step("make a directory for the kernel"))?;
 
     stage(0);
-    let tree = tree::unpack(&fetched.deb, &draft.path().join("tree"), cancel)
+    let tree = tree::unpack(fetched.deb.path(), &draft.path().join("tree"), cancel)
         .map_err(step("unpack the package"))?;
     let vmlinux = bzimage::extract(&tree.bzimage)
         .map_err(step("extract vmlinux from the package's kernel"))?;
@@ -375,7 +375,7 @@ fn unpack_and_publish(
         .publish(directory)
         .map_err(step("publish the kernel"))?;
     // Only a cache, and no longer of use.
-    let _ = std::fs::remove_file(&fetched.deb);
+    let _ = std::fs::remove_file(fetched.deb.path());
     stage(STAGES);
     Ok(())
 }

@@ -2,7 +2,6 @@
 //! hash that was asked for, so that it does not matter who serves it.
 
 use std::fs::File;
-use std::path::PathBuf;
 
 use banger_proto::name::ArtifactName;
 use banger_proto::reference::Digest;
@@ -14,7 +13,7 @@ use super::carry::Origin;
 use super::{Image, ImportError, Kernel, Store, StoreError};
 use crate::bundle::BundleSource;
 
-use crate::download::{DownloadError, Downloads};
+use crate::download::{DownloadError, Downloaded, Downloads};
 use crate::flight::FlightError;
 use crate::hash::Expected;
 use crate::image::ImageError;
@@ -47,7 +46,7 @@ impl BundlePull {
 
 /// A bundle that is here, and that nobody else fetches or removes meanwhile.
 struct Fetched {
-    path: PathBuf,
+    download: Downloaded,
     file: File,
     _alone: OwnedMutexGuard<()>,
 }
@@ -205,14 +204,14 @@ impl Store {
             size: downloads.length(url, LONGEST).await?,
         };
         let what = format!("download {}", shown(&pull.url));
-        let path = downloads.file(url, &expected, &what, progress).await?;
-        let file = File::open(&path).map_err(|source| DownloadError::Io {
+        let download = downloads.file(url, &expected, &what, progress).await?;
+        let file = File::open(download.path()).map_err(|source| DownloadError::Io {
             action: "open",
-            path: path.clone(),
+            path: download.path().to_owned(),
             source,
         })?;
         Ok(Fetched {
-            path,
+            download,
             file,
             _alone: alone,
         })
@@ -268,8 +267,9 @@ fn source<'a>(
 /// What was taken, or cannot be, is of no more use. A failure costs room until the cache is
 /// next tidied up.
 fn forget(fetched: Fetched) {
-    if let Err(error) = std::fs::remove_file(&fetched.path) {
-        tracing::warn!(%error, path = %fetched.path.display(), "could not remove a download");
+    let path = fetched.download.path();
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(%error, path = %path.display(), "could not remove a download");
     }
 }
 

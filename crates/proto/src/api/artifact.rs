@@ -264,3 +264,42 @@ pub struct CatalogKernel {
     /// Whether it is here.
     pub here: bool,
 }
+
+/// A part of the cache, and what of it went, or would go. Answer of `POST /v1/cache/prune`: a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CachePart {
+    /// Which one.
+    pub kind: CacheKind,
+    /// How many files or directories of it went.
+    pub files: u64,
+    /// Bytes that they took on the disk.
+    pub freed: ByteSize,
+    /// Bytes of what stays because it is in use just now.
+    pub in_use: ByteSize,
+}
+
+/// What is kept in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheKind {
+    /// Downloads, whole ones and those that broke off.
+    Downloads,
+    /// Layers of images of registries.
+    Layers,
+    /// Empty disks that are formatted.
+    Templates,
+    /// Catalogs that no longer count.
+    Catalogs,
+}
+
+impl CacheKind {
+    /// The word in JSON and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Downloads => "downloads",
+            Self::Layers => "layers",
+            Self::Templates => "templates",
+            Self::Catalogs => "catalogs",
+        }
+    }
+}

@@ -42,6 +42,7 @@
 //! | `POST /v1/kernels/{name}/import?sha256=` | bundle           | 202 [`Operation`]              |
 //! | `POST /v1/kernels/{name}/pull`     | -                      | 202 [`Operation`]              |
 //! | `POST /v1/bundles/kernel`          | [`PullBundle`]         | 202 [`Operation`]              |
+//! | `POST /v1/cache/prune?dry_run=`    | -                      | [`CachePart`] list             |
 //! | `GET /v1/catalog?ask=`             | -                      | [`Catalog`]                    |
 //! | `DELETE /v1/kernels/{name}`        | -                      | 204                            |
 //! | `GET /v1/kernels`                  | -                      | [`Kernel`] list                |

@@ -1,6 +1,7 @@
 //! `banger image`
 
 mod build;
+mod cache;
 mod delete;
 mod export;
 mod import;
@@ -39,6 +40,9 @@ pub(crate) enum Image {
     Delete(delete::Delete),
     /// Delete all images that no VM uses
     Prune(prune::Prune),
+    /// What is kept to be quicker the next time
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Write an image as one file, to be carried elsewhere
     Export(export::Export),
     /// Make an image of such a file
@@ -57,6 +61,7 @@ impl Image {
             Self::Rename(command) => command.run(settings).await,
             Self::Delete(command) => command.run(settings).await,
             Self::Prune(command) => command.run(settings).await,
+            Self::Cache(command) => command.run(settings).await,
             Self::Export(command) => command.run(settings).await,
             Self::Import(command) => command.run(settings).await,
         }

@@ -1,5 +1,7 @@
 //! Bundles that come from a site on the loopback.
 
+use std::path::PathBuf;
+
 use banger_proto::error::ErrorKind;
 use sha2::{Digest as _, Sha256};
 
