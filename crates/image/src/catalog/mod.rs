@@ -105,7 +105,7 @@ pub(crate) struct Recipe {
     pub(crate) packages: Vec<String>,
     /// Programs that no package of the archive has.
     pub(crate) programs: Vec<Program>,
-    /// What npm installs for everybody: `name@version`, the first one before the others.
+    /// What npm installs for everybody: `name@version`, in this order.
     pub(crate) npm: Vec<String>,
 }
 

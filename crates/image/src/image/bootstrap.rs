@@ -389,6 +389,10 @@ mod tests {
     use crate::debian::mirror::Family;
 
     fn bootstrap(policy: Policy) -> Vec<String> {
+        with_npm(policy, &[])
+    }
+
+    fn with_npm(policy: Policy, npm: &[&str]) -> Vec<String> {
         let sources = [Source {
             uri: "http://mirror.example/debian".to_owned(),
             suite: "bookworm".to_owned(),
@@ -402,7 +406,7 @@ mod tests {
             components: vec!["main".to_owned(), "contrib".to_owned()],
             packages: vec!["a".to_owned(), "b".to_owned()],
             programs: Vec::new(),
-            npm: Vec::new(),
+            npm: npm.iter().map(ToString::to_string).collect(),
         };
         Bootstrap {
             recipe: &recipe,
@@ -436,8 +440,13 @@ mod tests {
         });
         assert!(lax.contains(&"--aptopt=Acquire::Check-Valid-Until \"false\"".to_owned()));
         assert!(lax.contains(&"--aptopt=Acquire::Check-Date \"false\"".to_owned()));
-        let hooks = |argument: &&String| argument.starts_with("--customize-hook");
-        assert_eq!(strict.iter().find(hooks), None);
+    }
+
+    #[test]
+    fn npm_runs_only_where_it_has_something_to_install() {
+        let hook = "--customize-hook=/scratch/npm.sh".to_owned();
+        assert!(!bootstrap(Policy::default()).contains(&hook));
+        assert!(with_npm(Policy::default(), &["node@24.21.0"]).contains(&hook));
     }
 
     #[test]

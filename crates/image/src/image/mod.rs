@@ -56,6 +56,8 @@ const LIMIT: Duration = Duration::from_secs(90 * 60);
 const GRACE: Duration = Duration::from_secs(10);
 /// Room that a build needs: the unpacked tree and the file system made of it.
 const ROOM: u64 = 3 << 30;
+/// The same with what npm installs, which is large.
+const ROOM_WITH_NPM: u64 = 6 << 30;
 
 /// Why an image could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -291,7 +293,11 @@ impl Making<'_> {
     ) -> Result<ImageId, ImageError> {
         let (entry, recipe) = (self.entry, self.recipe);
         let id = ImageId::new();
-        disk::require_room(&images.join(id.as_str()), ROOM).map_err(step("build the image"))?;
+        let room = match recipe.npm.is_empty() {
+            true => ROOM,
+            false => ROOM_WITH_NPM,
+        };
+        disk::require_room(&images.join(id.as_str()), room).map_err(step("build the image"))?;
         let family = recipe.family;
         let mirror = Mirror::choose(family, self.config.mirror(family), Path::new("/"));
         let mirror = mirror.ok_or_else(|| no_mirror(family))?;
