@@ -5,9 +5,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::world;
 
+/// How long the host's interface may take to have a carrier.
+const CARRIER_MAX: Duration = Duration::from_secs(20);
 /// The host's MTU.
 pub const MTU: u16 = 1400;
 /// The host's address.
@@ -58,6 +61,7 @@ pub fn set(case: &str, user: &str) -> Result<(), String> {
     run("ip link set host0 up")?;
     // The world waits for its end of the cable, and says when it serves.
     world::wait_until_it_serves(&mut world)?;
+    await_carrier()?;
     run(&format!("ip route add default via {}", world::GATEWAY))?;
     let ping = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
     ping.or_else(|_| fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0"))
@@ -100,6 +104,20 @@ pub fn set(case: &str, user: &str) -> Result<(), String> {
         return Err(format!("{case}: {status}; the holder's log:\n{log}"));
     }
     Ok(())
+}
+
+/// The kernel notices some time after the other end is up that there is a carrier, which would look
+/// like a change of the host's.
+fn await_carrier() -> Result<(), String> {
+    let end = Instant::now() + CARRIER_MAX;
+    while Instant::now() < end {
+        let state = fs::read_to_string("/sys/class/net/host0/operstate");
+        if state.map_err(|error| error.to_string())?.trim() == "up" {
+            return Ok(());
+        }
+        std::thread::yield_now();
+    }
+    Err("the host's interface gets no carrier".to_owned())
 }
 
 /// Runs a command line of plain words.
