@@ -11,6 +11,7 @@ pub struct Summary {
     lines: Vec<String>,
     passed: usize,
     failed: usize,
+    flaky: usize,
     skipped: usize,
 }
 
@@ -19,18 +20,21 @@ pub struct Summary {
 pub struct Tests {
     /// Number of tests that passed.
     pub passed: usize,
-    /// Names of those that did not.
-    pub failed: Vec<String>,
-    /// Those that did not run, with their reasons.
-    pub skipped: Vec<Skipped>,
+    /// Those that did not.
+    pub failed: Vec<Named>,
+    /// Those that passed at a second try: something is wrong with them or with what they test,
+    /// and the run says so without failing for it.
+    pub flaky: Vec<Named>,
+    /// Those that did not run.
+    pub skipped: Vec<Named>,
 }
 
-/// A test that did not run.
+/// A test that did not just pass.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Skipped {
+pub struct Named {
     /// Its name.
     pub name: String,
-    /// Why.
+    /// Why, in one line or several.
     pub reason: String,
 }
 
@@ -74,23 +78,31 @@ impl Summary {
     fn add_tests(&mut self, stage: &str, seconds: f64, mut tests: Tests) -> String {
         self.passed += tests.passed;
         self.failed += tests.failed.len();
+        self.flaky += tests.flaky.len();
         self.skipped += tests.skipped.len();
         let verdict = match tests.failed.is_empty() {
             true => "passed",
             false => "failed",
         };
         let mut text = format!(
-            "{verdict}   {stage} ({seconds:.0} s): {} passed, {} failed, {} skipped",
-            tests.passed,
-            tests.failed.len(),
-            tests.skipped.len(),
+            "{verdict}   {stage} ({seconds:.0} s): {}",
+            counts(
+                tests.passed,
+                tests.failed.len(),
+                tests.flaky.len(),
+                tests.skipped.len(),
+            )
         );
-        for name in &tests.failed {
-            text.push_str(&format!("\n         failed   {name}"));
-        }
         tests.skipped.sort();
-        for Skipped { name, reason } in &tests.skipped {
-            text.push_str(&format!("\n         skipped  {name}: {reason}"));
+        for (verdict, tests) in [
+            ("failed ", &tests.failed),
+            ("flaky  ", &tests.flaky),
+            ("skipped", &tests.skipped),
+        ] {
+            for Named { name, reason } in tests {
+                let reason = reason.replace('\n', "\n                  ");
+                text.push_str(&format!("\n         {verdict}  {name}: {reason}"));
+            }
         }
         text
     }
@@ -102,12 +114,17 @@ impl fmt::Display for Summary {
         for line in &self.lines {
             writeln!(f, "{line}")?;
         }
-        writeln!(
-            f,
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
+        let counts = counts(self.passed, self.failed, self.flaky, self.skipped);
+        writeln!(f, "{counts}")
     }
+}
+
+fn counts(passed: usize, failed: usize, flaky: usize, skipped: usize) -> String {
+    let flaky = match flaky {
+        0 => String::new(),
+        tests => format!(" {tests} flaky,"),
+    };
+    format!("{passed} passed, {failed} failed,{flaky} {skipped} skipped")
 }
 
 #[cfg(test)]
@@ -128,8 +145,15 @@ mod tests {
             Duration::from_secs(2),
             Ok(Outcome::Tests(Tests {
                 passed: 7,
-                failed: vec!["a::b".to_owned()],
-                skipped: vec![Skipped {
+                failed: vec![Named {
+                    name: "a::b".to_owned(),
+                    reason: "panicked\nno".to_owned(),
+                }],
+                flaky: vec![Named {
+                    name: "a::d".to_owned(),
+                    reason: "once".to_owned(),
+                }],
+                skipped: vec![Named {
                     name: "a::c".to_owned(),
                     reason: "no pasta".to_owned(),
                 }],
@@ -142,11 +166,12 @@ mod tests {
             "\nsummary\n\
              passed   format (1 s)\n\
              skipped  advisories: no database\n\
-             failed   unit tests (2 s): 7 passed, 1 failed, 1 skipped\n         \
-             failed   a::b\n         \
+             failed   unit tests (2 s): 7 passed, 1 failed, 1 flaky, 1 skipped\n         \
+             failed   a::b: panicked\n                  no\n         \
+             flaky    a::d: once\n         \
              skipped  a::c: no pasta\n\
              failed   clippy (0 s): no\n\
-             8 passed, 2 failed, 2 skipped\n"
+             8 passed, 2 failed, 1 flaky, 2 skipped\n"
         );
     }
 }

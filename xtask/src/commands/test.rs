@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::commands::{lab, lint};
 use crate::process;
 use crate::room;
-use crate::summary::{Outcome, Skipped, Summary};
+use crate::summary::{Named, Outcome, Summary};
 use crate::workspace::{AGENT, Workspace};
 use crate::{artifacts, junit};
 
@@ -194,6 +194,10 @@ impl Run {
                 .envs(variables.iter().copied());
         };
         let mut run = self.workspace.cargo(&["nextest", "run", "--no-tests=pass"]);
+        if std::env::var_os("CI").is_some() {
+            // The summary tells of each test that needed it.
+            run.arg("--retries=1");
+        }
         run.args(selection);
         with_environment(&mut run);
         let status = process::run(&mut run);
@@ -212,7 +216,7 @@ impl Run {
     }
 
     /// The tests that `#[ignore]` leaves out; nextest's results do not name them.
-    fn ignored(&self, selection: &[&str]) -> Result<Vec<Skipped>> {
+    fn ignored(&self, selection: &[&str]) -> Result<Vec<Named>> {
         let mut list = self.workspace.cargo(&["nextest", "list"]);
         list.args(["--message-format=json", "--run-ignored=only"]);
         let list: List = serde_json::from_str(&process::output(list.args(selection))?)
@@ -221,7 +225,7 @@ impl Run {
         for (suite, binary) in list.suites {
             for (name, case) in binary.cases {
                 if case.ignored && case.filter.status == "matches" {
-                    skipped.push(Skipped {
+                    skipped.push(Named {
                         name: format!("{suite} {name}"),
                         reason: "marked #[ignore]".to_owned(),
                     });

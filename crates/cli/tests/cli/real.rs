@@ -202,8 +202,12 @@ fn a_shell_is_a_shell() {
     terminal.type_in(b"stty size; tty\n");
     terminal.expect("33 91");
     terminal.expect("/dev/pts/");
+    // The new size travels beside what is typed: nothing says which of the two comes first.
+    terminal.type_in(
+        b"sh -c 'trap \"stty size; exit\" WINCH; echo $((5+6)); while :; do sleep 0.01; done'\n",
+    );
+    terminal.expect("11\r\n");
     terminal.resize(120, 40);
-    terminal.type_in(b"stty size\n");
     terminal.expect("40 120");
     // What prints is what sleeps, so that Ctrl-C cannot come between the two.
     terminal.type_in(b"sh -c 'echo $((6*7)); exec sleep 100'\n");

@@ -76,10 +76,11 @@ impl Terminal {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut readable = [PollFd::new(&self.keyboard, PollFlags::IN)];
             let ready = poll(&mut readable, Some(&left.try_into().unwrap())).unwrap();
+            assert_eq!(ready, 1, "no {text:?} in time in {:?}", self.seen);
             let mut buffer = [0; 4096];
             // A terminal that nobody has open any more fails to be read.
-            match (ready, self.keyboard.read(&mut buffer)) {
-                (1, Ok(length @ 1..)) => {
+            match self.keyboard.read(&mut buffer) {
+                Ok(length @ 1..) => {
                     self.seen
                         .push_str(&String::from_utf8_lossy(&buffer[..length]));
                 }
