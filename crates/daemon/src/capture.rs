@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use banger_image::{Capture, Reporter, Taken};
 use banger_proto::error::{ApiError, ErrorKind};
@@ -24,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::Fleet;
 use crate::operations::StageReporter;
-use crate::vm::lifecycle::Phase;
 use crate::vm::plan::Layout;
 use crate::vm::task::Handle;
 
@@ -87,6 +87,9 @@ pub fn called_off(what: &str) -> ApiError {
     ApiError::new(ErrorKind::Cancelled, format!("{what} was called off"))
 }
 
+/// How long a VM of banger's own may take to go before the work ends without it.
+const GONE_LIMIT: Duration = Duration::from_secs(60);
+
 /// A lease of the daemon's own, and what hangs on it.
 #[derive(Debug)]
 pub struct Borrowed {
@@ -108,11 +111,25 @@ impl Borrowed {
         self.lease.clone()
     }
 
-    /// Has the VM deleted; returns when it is gone.
+    /// Has the VM deleted; returns when it is gone, or when that takes long: the reconciler goes
+    /// on with it then.
     pub async fn give_back(self, vm: &Handle) {
         self.fleet.end_lease(&self.lease).await;
-        vm.gone().await;
+        if tokio::time::timeout(GONE_LIMIT, vm.gone()).await.is_err() {
+            tracing::warn!(vm = %vm.name(), "a VM of banger's own is not gone yet");
+        }
         self.fleet.host().captures.remove(&vm.id());
+    }
+}
+
+impl Drop for Borrowed {
+    /// What was not given back, as the work failed or panicked before, goes all the same. A lease
+    /// that has ended already ends no second time.
+    fn drop(&mut self) {
+        let (fleet, lease) = (Arc::clone(&self.fleet), self.lease.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { fleet.end_lease(&lease).await });
+        }
     }
 }
 
@@ -129,8 +146,10 @@ pub async fn capture(
     errand: &Errand,
     message: &str,
 ) -> Result<(), ApiError> {
-    let before = vm.status().row;
-    admit(&before.phase, message, before.name.as_str())?;
+    let status = vm.status();
+    let before = status.row;
+    let at_rest = before.phase.is_at_rest() && status.pid.is_none();
+    admit(at_rest, message, before.name.as_str())?;
     let Some(base) = before.image_id.clone() else {
         let error = ApiError::new(ErrorKind::Conflict, message);
         return Err(
@@ -153,19 +172,19 @@ pub async fn capture(
         .map_err(|error| within(message, error))?;
     let made = async {
         let guest = errand.unless_called_off(message, async {
-            copy.up()
-                .await
-                .map_err(|error| not_up(fleet, message, &copy, &error))
+            // Started while its disks are being cloned, they are none of any one moment.
+            tokio::select! {
+                guest = copy.up() => {
+                    guest.map_err(|error| not_up(fleet, message, &copy, &error))
+                }
+                () = vm.awake() => {
+                    let error = ApiError::new(ErrorKind::Conflict, message);
+                    Err(because(error, "it was started meanwhile")
+                        .with_hint(format!("stop it first: `banger vm stop {}`", before.name)))
+                }
+            }
         });
         let guest = guest.await?;
-        // It may have been started while its disks were being cloned: then they are none of any
-        // one moment.
-        let after = vm.status().row;
-        if !after.phase.is_at_rest() || after.started_at != before.started_at {
-            let error = ApiError::new(ErrorKind::Conflict, message);
-            return Err(because(error, "it was started meanwhile")
-                .with_hint(format!("stop it first: `banger vm stop {}`", after.name)));
-        }
         mark.done();
         let mark = errand.report.stage("image");
         let system = guest
@@ -181,9 +200,9 @@ pub async fn capture(
     made
 }
 
-/// Whether a VM in this phase holds still.
-fn admit(phase: &Phase, message: &str, name: &str) -> Result<(), ApiError> {
-    match phase.is_at_rest() {
+/// Refuses a VM that does not hold still.
+fn admit(at_rest: bool, message: &str, name: &str) -> Result<(), ApiError> {
+    match at_rest {
         true => Ok(()),
         false => {
             let error = ApiError::new(ErrorKind::Conflict, message);

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use banger_image::ImageError;
-use banger_proto::api::{self, CreateVm, EngineKind, Happened, Operation, OperationKind};
+use banger_proto::api::{
+    self, CreateVm, EngineKind, Happened, Operation, OperationKind, OperationState,
+};
 use banger_proto::doctor::Check;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{LeaseId, RequestId, VmId};
@@ -165,10 +167,17 @@ impl Fleet {
         });
         let work = match key.clone() {
             None => operations.begin(subject),
-            Some(key) => match operations.begin_once(subject, key).map_err(key_reused)? {
-                Begun::New(work) => work,
-                Begun::Repeated(operation) => return Ok(*operation),
-            },
+            Some(key) => {
+                if let Some(operation) = operations.under_key(&key.key)
+                    && self.is_over(&operation)
+                {
+                    operations.forget_key(&key.key, &operation.id);
+                }
+                match operations.begin_once(subject, key).map_err(key_reused)? {
+                    Begun::New(work) => work,
+                    Begun::Repeated(operation) => return Ok(*operation),
+                }
+            }
         };
         match self.created_before(key.as_ref()).await {
             Ok(None) => {}
@@ -186,6 +195,15 @@ impl Fleet {
                 Err(error)
             }
         }
+    }
+
+    /// Whether an operation has brought forth a VM that is there no more: a key goes with its VM.
+    fn is_over(&self, create: &Operation) -> bool {
+        let vm = create.vm.as_ref();
+        let vm = vm.and_then(|vm| self.vms().get(vm).cloned());
+        let going =
+            |vm: &Handle| vm.look(|status| status.gone || status.row.phase == Phase::Deleting);
+        create.state == OperationState::Succeeded && vm.as_ref().is_none_or(going)
     }
 
     /// The VM that a create under this key has brought forth, which this daemon does not remember

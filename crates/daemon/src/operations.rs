@@ -151,7 +151,8 @@ pub enum CancelError {
     Unknown,
     /// It is of a kind that is done whole.
     #[error(
-        "only creates, starts, pulls and installations can be called off: this goes on to its end"
+        "what changes a VM or removes something is done whole and cannot be called off: this goes on \
+         to its end"
     )]
     GoesOn,
 }
@@ -188,6 +189,17 @@ impl Operations {
         let work = self.begin_entry(&mut registry, subject, Some(key.key.clone()));
         registry.keys.insert(key.key, (work.id(), key.fingerprint));
         Ok(Begun::New(work))
+    }
+
+    /// The operation that was begun under a key, if it is remembered.
+    pub fn under_key(&self, key: &str) -> Option<Operation> {
+        let id = self.registry().keys.get(key).map(|(id, _)| id.clone())?;
+        self.get(&id)
+    }
+
+    /// Forgets the key of an operation: a repeated request begins another one.
+    pub fn forget_key(&self, key: &str, operation: &OperationId) {
+        self.registry().forget_key(key, operation);
     }
 
     /// The operation as it is now.
@@ -427,37 +439,41 @@ impl Work {
 
     fn close(&mut self, result: Result<(), ApiError>) {
         self.open = false;
-        let ended = {
-            let mut record = self.entry.record();
-            record.operation.state = match &result {
-                Ok(()) => OperationState::Succeeded,
-                Err(error) if error.kind == ErrorKind::Cancelled => OperationState::Cancelled,
-                Err(_) => OperationState::Failed,
-            };
-            let state = record.operation.state;
-            record.operation.error = result.err().map(|mut error| {
-                if error.request_id.is_none() {
-                    error.request_id.clone_from(&record.request_id);
-                }
-                error
-            });
-            let done = OperationEvent::Done(Box::new(record.operation.clone()));
-            let id = record.operation.id.clone();
-            let kind = record.operation.kind;
-            tracing::info!(
-                operation = %id,
-                kind = kind.as_str(),
-                request_id = record.request_id.as_ref().map(tracing::field::display),
-                vm = record.operation.vm_name.as_ref().map(tracing::field::display),
-                state = state.as_str(),
-                error = record.operation.error.as_ref().map(tracing::field::display),
-                "an operation ended"
-            );
-            self.entry.tell(&record.operation);
-            self.entry.add(&mut record, done, |_| false);
-            (id, kind, state)
+        let state = match &result {
+            Ok(()) => OperationState::Succeeded,
+            Err(error) if error.kind == ErrorKind::Cancelled => OperationState::Cancelled,
+            Err(_) => OperationState::Failed,
         };
-        let (id, kind, state) = ended;
+        // Whoever hears of the end finds it counted.
+        self.count(state);
+        let mut record = self.entry.record();
+        record.operation.state = state;
+        record.operation.error = result.err().map(|mut error| {
+            if error.request_id.is_none() {
+                error.request_id.clone_from(&record.request_id);
+            }
+            error
+        });
+        let done = OperationEvent::Done(Box::new(record.operation.clone()));
+        tracing::info!(
+            operation = %record.operation.id,
+            kind = record.operation.kind.as_str(),
+            request_id = record.request_id.as_ref().map(tracing::field::display),
+            vm = record.operation.vm_name.as_ref().map(tracing::field::display),
+            state = state.as_str(),
+            error = record.operation.error.as_ref().map(tracing::field::display),
+            "an operation ended"
+        );
+        self.entry.tell(&record.operation);
+        self.entry.add(&mut record, done, |_| false);
+    }
+
+    /// Counts its end, and forgets the oldest that have ended.
+    fn count(&self, state: OperationState) {
+        let (id, kind) = {
+            let record = self.entry.record();
+            (record.operation.id.clone(), record.operation.kind)
+        };
         let mut registry = self.registry.lock().expect("no holder of this lock panics");
         let row = registry.tally.row(kind);
         match state {

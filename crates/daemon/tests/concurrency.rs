@@ -111,8 +111,8 @@ async fn fifty_clients_get_just_what_they_asked_for() {
     let vms = daemon.client.vms().await.unwrap();
     let names: BTreeSet<&str> = vms.iter().map(|vm| vm.name.as_str()).collect();
     assert_eq!(names.len(), CLIENTS + ROUNDS);
-    let slots: BTreeSet<_> = vms.iter().map(|vm| &vm.id).collect();
-    assert_eq!(slots.len(), vms.len());
+    let addresses: BTreeSet<_> = vms.iter().map(|vm| &vm.ip).collect();
+    assert_eq!(addresses.len(), vms.len(), "each has a slot of its own");
     for vm in &vms {
         let boots = vm.name.as_str().starts_with("own-")
             && vm
@@ -162,8 +162,8 @@ async fn a_vm_that_hangs_in_its_start_blocks_no_other() {
     home.assert_clean();
 }
 
-fn freeze(daemon_pid: Option<u32>) {
-    let pid = Pid::from_raw(daemon_pid.unwrap().cast_signed()).unwrap();
+fn freeze(engine: Option<u32>) {
+    let pid = Pid::from_raw(engine.unwrap().cast_signed()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
 }
 

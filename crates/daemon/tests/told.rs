@@ -6,7 +6,7 @@ mod support;
 
 use banger_proto::agent::ExecRequest;
 use banger_proto::api::{
-    CreateVm, Happened, LogKind, OperationEvent, OperationKind, OperationState, VmState,
+    CreateVm, Happened, LogKind, OperationEvent, OperationKind, OperationState, SetVm, VmState,
 };
 use banger_proto::error::ErrorKind;
 use banger_proto::frame::Frame;
@@ -30,13 +30,19 @@ async fn deleted_because(daemon: &Daemon) -> Option<String> {
 async fn a_vm_whose_time_is_over_says_so_when_it_goes() {
     let home = Home::new();
     let daemon = home.start().await;
-    let short = CreateVm {
-        ttl_s: Some(1),
+    // Its time begins when all of it is there, however long that took.
+    let created = CreateVm {
         no_start: true,
         ..small("a")
     };
-    let created = daemon.begin(short).await.unwrap();
+    let created = daemon.begin(created).await.unwrap();
     succeeded(&daemon.end(&created.id).await);
+    let short = SetVm {
+        ttl_s: Some(1),
+        ..SetVm::default()
+    };
+    let set = daemon.client.set_vm("a", &short).await.unwrap();
+    succeeded(&daemon.end(&set.id).await);
     let reason = deleted_because(&daemon).await;
     assert_eq!(reason.as_deref(), Some("its time to live is over"));
     let operations = daemon.client.operations().await.unwrap();

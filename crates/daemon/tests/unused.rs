@@ -13,7 +13,7 @@ async fn a_vm_that_nobody_uses_is_stopped_and_one_with_an_open_stream_is_not() {
     let home = Home::new();
     let config = home.paths().config_file();
     std::fs::create_dir_all(config.parent().unwrap()).unwrap();
-    std::fs::write(&config, "auto_stop_stale_after = '2s'\n").unwrap();
+    std::fs::write(&config, "auto_stop_stale_after = '6s'\n").unwrap();
     let daemon = home.start().await;
     daemon.run("used").await;
     let request = ExecRequest {

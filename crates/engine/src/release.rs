@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use crate::process::{Look, Marked, remove_cgroup};
 use crate::{Place, ReleaseError, socket};
@@ -42,18 +43,33 @@ pub async fn release_seen(place: &Place, look: &Look) -> Result<(), ReleaseError
             None => ReleaseError::Processes(source),
         })?;
     }
-    for path in [place.agent_socket(), place.control_socket()] {
-        socket::remove(&path).map_err(|source| ReleaseError::Socket { path, source })?;
+    // What cannot be removed keeps nothing else from going.
+    let removals = [
+        remove_socket(place.agent_socket()),
+        remove_socket(place.control_socket()),
+        remove_directory(place.machine_dir()),
+        remove_cgroup(place).await.map_err(ReleaseError::Cgroup),
+    ];
+    let mut errors = removals.into_iter().filter_map(Result::err);
+    let first = errors.next();
+    for error in errors {
+        tracing::warn!(%error, "a further thing of a machine is left over");
     }
-    // Whatever a Firecracker may have put there, of whatever kind.
-    let path = place.machine_dir();
+    first.map_or(Ok(()), Err)
+}
+
+fn remove_socket(path: PathBuf) -> Result<(), ReleaseError> {
+    socket::remove(&path).map_err(|source| ReleaseError::Socket { path, source })
+}
+
+/// With whatever a Firecracker may have put there, of whatever kind.
+fn remove_directory(path: PathBuf) -> Result<(), ReleaseError> {
     match fs::remove_dir_all(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(ReleaseError::Socket { path, source });
+            Err(ReleaseError::Socket { path, source })
         }
-        _ => {}
+        _ => Ok(()),
     }
-    remove_cgroup(place).await.map_err(ReleaseError::Cgroup)
 }
 
 /// Kills all that carries the mark of `place`, and their children. An error names the

@@ -99,6 +99,14 @@ pub enum StoreError {
         #[source]
         source: ElsewhereError,
     },
+    /// An artifact was removed as soon as it was made.
+    #[error("the {what} `{name}` was removed as soon as it was made")]
+    Vanished {
+        /// `image` or `kernel`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// An artifact is there but not whole.
     #[error("the {what} `{name}` is damaged: {why}")]
     Damaged {
@@ -118,6 +126,7 @@ impl StoreError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Elsewhere { .. } => ErrorKind::Precondition,
+            Self::Vanished { .. } => ErrorKind::Conflict,
             Self::Io { .. } | Self::Damaged { .. } => ErrorKind::Failed,
         }
     }
@@ -132,10 +141,24 @@ impl StoreError {
                      `banger image register --name {name} --rootfs FILE`"
                 ))
             }),
-            Self::Damaged { directory, .. } => Some(format!(
-                "remove {} and it is made anew when it is next needed",
+            Self::Damaged {
+                what: "kernel",
+                directory,
+                ..
+            } => Some(format!(
+                "remove {}: a kernel of the catalog is made anew when it is next needed, and one \
+                 of your own is imported again",
                 directory.display()
             )),
+            // The VMs' system disks fit these very files and no new image.
+            Self::Damaged {
+                directory, name, ..
+            } => Some(format!(
+                "put the files in {} back from a backup, if VMs of it are to start again; for new \
+                 VMs delete it and make it anew: `banger image delete {name}`",
+                directory.display()
+            )),
+            Self::Vanished { .. } => Some("try again".to_owned()),
         }
     }
 }
@@ -535,7 +558,7 @@ impl Store {
         let found = tokio::task::spawn_blocking(move || store.image_by_id(&wanted))
             .await
             .map_err(|error| io_error("look into", &images)(std::io::Error::other(error)))?;
-        found?.ok_or_else(|| ImageError::Store(vanished("image", name, images)))
+        found?.ok_or_else(|| ImageError::Store(vanished("image", name)))
     }
 
     /// The kernel called `name`, made first if it is missing; shared as in
@@ -558,8 +581,7 @@ impl Store {
                 }
                 store.obtain_kernel(&entry, progress, cancel).await?;
                 let made = store.blocking(&name, Self::kernel).await?;
-                let directory = store.shared.config.kernels().join(name.as_str());
-                made.ok_or_else(|| KernelError::Store(vanished("kernel", &name, directory)))
+                made.ok_or_else(|| KernelError::Store(vanished("kernel", &name)))
             }
         };
         self.shared
@@ -763,12 +785,10 @@ fn require_length(
     })
 }
 
-fn vanished(what: &'static str, name: &ArtifactName, directory: PathBuf) -> StoreError {
-    StoreError::Damaged {
+fn vanished(what: &'static str, name: &ArtifactName) -> StoreError {
+    StoreError::Vanished {
         what,
         name: name.to_string(),
-        why: "it was removed as soon as it was made".to_owned(),
-        directory,
     }
 }
 

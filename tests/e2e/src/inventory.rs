@@ -105,7 +105,10 @@ impl HostNetwork {
                 "addresses",
                 without_lifetimes(&listing("ip", &["-o", "addr"])),
             ),
-            ("routes", listing("ip", &["route", "show", "table", "all"])),
+            (
+                "routes",
+                without_lifetimes(&listing("ip", &["route", "show", "table", "all"])),
+            ),
             ("rules", listing("ip", &["rule"])),
         ];
         if crate::user::is_root() {
@@ -118,15 +121,14 @@ impl HostNetwork {
     }
 }
 
-/// The lifetimes of leased addresses run by themselves.
-fn without_lifetimes(addresses: &str) -> String {
-    addresses
+/// The lifetimes of leased addresses and of routes that were announced run by themselves.
+fn without_lifetimes(listing: &str) -> String {
+    listing
         .lines()
         .map(|line| {
-            line.split(" valid_lft")
-                .next()
-                .unwrap_or(line)
-                .trim_end_matches('\\')
+            let line = line.split(" valid_lft").next().unwrap_or(line);
+            let line = line.split(" expires ").next().unwrap_or(line);
+            line.trim_end_matches('\\')
         })
         .collect::<Vec<_>>()
         .join("\n")

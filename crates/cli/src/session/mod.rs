@@ -36,7 +36,7 @@ use crate::near;
 use crate::signals::Signals;
 
 pub(crate) use self::terminal::restore_on_panic as restore_terminal_on_panic;
-pub(crate) use self::terminal::{PtyChoice, local_pty};
+pub(crate) use self::terminal::{PtyChoice, local_pty, size as terminal_size};
 
 use self::output::Pipe;
 use self::running::{Parts, Running};

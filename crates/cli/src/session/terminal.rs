@@ -46,7 +46,7 @@ pub(crate) fn local_pty(choice: PtyChoice) -> Option<Pty> {
 }
 
 /// Columns and rows.
-fn size() -> (u16, u16) {
+pub(crate) fn size() -> (u16, u16) {
     let size = tcgetwinsize(stdout()).or_else(|_| tcgetwinsize(stdin()));
     match size {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col, size.ws_row),

@@ -240,7 +240,11 @@ async fn look(host: &Arc<Host>) -> Seen {
                     .as_ref()
                     .map_or_else(Vec::new, |look| look.marked(&instance)),
                 taps,
-                runtime_dirs: entries(&paths.runtime.join("vms")).unwrap_or_default(),
+                runtime_dirs: entries(&paths.runtime.join("vms"))
+                    .inspect_err(|error| {
+                        tracing::warn!(%error, "could not look at the VMs' runtime directories");
+                    })
+                    .unwrap_or_default(),
                 directories: directories.ok(),
             },
             look,

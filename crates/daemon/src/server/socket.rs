@@ -1,15 +1,15 @@
 //! The lock that makes a daemon the only one of its directories, and its socket.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use banger_config::Paths;
-use rustix::fs::{FlockOperation, Mode};
+use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 
 use crate::files::{self, FileError};
@@ -118,11 +118,10 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
+    let listener = UnixListener::bind(path).map_err(failed)?;
     // Its directory is private already; the mode is for those who look at the socket alone.
-    let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(before);
-    listener.map_err(failed)
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
 }
 
 /// Takes the socket away at the daemon's end.
@@ -135,7 +134,6 @@ pub fn remove(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     fn paths(home: &Path) -> Paths {
         Paths {

@@ -626,14 +626,17 @@ mod tests {
             }
             Ok(Seen::NoMark)
         };
-        let look = |limit| {
+        let look_at = |pids: &[u32], limit| {
             let see = hang.clone();
             Look {
-                processes: look_at_all(&[pid, own], &boot_id, limit, see).unwrap(),
+                processes: look_at_all(pids, &boot_id, limit, see).unwrap(),
             }
         };
+        let look = |limit| look_at(&[pid, own], limit);
+        // Alone, so that the limit is that of no other.
+        look_at(&[pid], Duration::from_millis(20));
         let user = rustix::process::geteuid().as_raw();
-        for limit in [Duration::from_millis(20), Duration::from_secs(3600)] {
+        for limit in [Duration::from_secs(60), Duration::from_secs(3600)] {
             let look = look(limit);
             let seen: Vec<&Seen> = look.processes.iter().map(|looked| &looked.seen).collect();
             assert_eq!(seen, [&Seen::Stuck { user: Some(user) }, &Seen::NoMark]);

@@ -1,11 +1,21 @@
 //! Which QEMU there is.
 
 use std::fmt;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_process::RunError;
+
+/// Whether a process or the whole host has as many files open as it may (errno(3): EMFILE, ENFILE).
+fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
+}
 
 /// What the program is called.
 const NAME: &str = "qemu-system-x86_64";
@@ -63,6 +73,9 @@ impl QemuMissing {
     pub fn fix(&self) -> &'static str {
         match self {
             Self::NotFound => "install it: `sudo apt install qemu-system-x86`",
+            Self::Run(RunError::Start { source, .. }) if is_out_of_files(source) => {
+                "raise the limit of open files (`ulimit -n`), then `banger daemon restart`"
+            }
             Self::Run(_) | Self::NotQemu { .. } => {
                 "set `qemu_bin` in the config to the path of qemu-system-x86_64, or remove it \
                  to use the one in PATH"

@@ -17,6 +17,7 @@ use crate::failure::{Failure, Outcome};
 use crate::near;
 use crate::output::{print, print_json, print_json_line};
 use crate::render::stats::{Looks, stats_table};
+use crate::session::terminal_size;
 use crate::settings::Settings;
 use crate::ui::Ui;
 
@@ -176,6 +177,10 @@ impl Screen {
     }
 
     fn show(&mut self, table: &str) -> Result<(), Failure> {
+        let table = &match self.terminal {
+            true => within(table, terminal_size().0.into()),
+            false => table.to_owned(),
+        };
         let before = self.shown.replace(table.lines().count());
         match (self.terminal, before) {
             (_, None) => print(table),
@@ -186,5 +191,26 @@ impl Screen {
                 print(rows)
             }
         }
+    }
+}
+
+/// The table without what goes beyond so many columns: a line that wraps is more than one when the
+/// next table takes its place.
+fn within(table: &str, columns: usize) -> String {
+    let cut = |line: &str| line.chars().take(columns).collect::<String>();
+    table.lines().map(|line| cut(line) + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        assert_eq!(
+            within("NAME  STATE\nbox   run\n", 8),
+            "NAME  ST\nbox   ru\n"
+        );
+        assert_eq!(within("a\n", 8), "a\n");
     }
 }

@@ -103,6 +103,14 @@ fn describe(start: &Start, error: Option<StartError>) -> ApiError {
     let message = format!("could not {verb} VM `{name}`");
     let mut api = ApiError::new(error.error.kind(), message).caused_by(&error);
     api.hint = error.error.hint();
+    if let StageError::Connect(_) | StageError::Configure(_) = &error.error {
+        api.hint = Some(match start.disks {
+            Disks::Existing => format!("see how far the guest came: `banger vm logs {name}`"),
+            Disks::New => "the VM is gone with its failed create; to look into it, create it with \
+                           `--no-start`, then `banger vm start` and `banger vm logs` it"
+                .to_owned(),
+        });
+    }
     if let StageError::Connect(connect) = &error.error {
         api.causes
             .extend(machine_end::last_words(connect.console()));
@@ -145,11 +153,22 @@ pub(super) async fn shut_down(
     }
 }
 
-/// The link that is being made anew, unless that takes too long.
-pub(super) async fn soon_linked(mut status: watch::Receiver<Status>) -> Option<Guest> {
-    let linked = status.wait_for(|status| status.guest.is_some());
-    let linked = tokio::time::timeout(RELINK_LIMIT, linked).await;
-    linked.ok()?.ok()?.guest.clone()
+/// The link that is being made anew, unless that takes too long or the machine has ended.
+pub(super) async fn soon_linked(
+    host: &Host,
+    row: &VmRow,
+    machine: &dyn Machine,
+    mut status: watch::Receiver<Status>,
+) -> Option<Guest> {
+    let limit = RELINK_LIMIT * host.engines.patience(row.engine);
+    let linked = async {
+        let linked = status.wait_for(|status| status.guest.is_some()).await;
+        linked.ok()?.guest.clone()
+    };
+    tokio::select! {
+        linked = tokio::time::timeout(limit, linked) => linked.ok()?,
+        _ = machine.exited() => None,
+    }
 }
 
 /// Goes on with a shutdown that the daemon before this one began.

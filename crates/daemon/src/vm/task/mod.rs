@@ -391,6 +391,15 @@ impl Handle {
         self.guest().await
     }
 
+    /// Resolves when the VM is seen not to be at rest.
+    pub async fn awake(&self) {
+        let awake = |status: &Status| !status.row.phase.is_at_rest() || status.pid.is_some();
+        if self.status.clone().wait_for(awake).await.is_err() {
+            // The task has ended: nothing wakes the VM any more.
+            std::future::pending().await
+        }
+    }
+
     /// Resolves when the VM is at rest or gone.
     pub async fn at_rest(&self) {
         let resting = |status: &Status| status.gone || status.row.phase.is_at_rest();

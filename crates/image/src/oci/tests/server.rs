@@ -259,9 +259,9 @@ impl Home {
         })
     }
 
-    /// One that gives servers a tenth of a second.
+    /// One that gives servers a second: enough for what they do well on a busy machine.
     pub(super) fn impatient() -> Self {
-        let time = Duration::from_millis(100);
+        let time = Duration::from_secs(1);
         Self::with_patience(Patience {
             idle: time,
             pace: time,

@@ -475,7 +475,7 @@ impl Owner {
                     match (guest, linking) {
                         (None, _) if held => jobs::resume_shut_down(&host, &row, &*machine).await,
                         (None, Some(status)) => {
-                            let guest = jobs::soon_linked(status).await;
+                            let guest = jobs::soon_linked(&host, &row, &*machine, status).await;
                             let guest = guest.map(|guest| guest.for_work_of(request.as_ref()));
                             jobs::shut_down(&host, &row, &*machine, guest).await;
                         }
@@ -683,6 +683,7 @@ impl Owner {
             return;
         }
         let was = self.phase();
+        let mut gone = false;
         match lifecycle::after(was, event) {
             Next::Phase(Phase::Starting) => return self.start_again(works).await,
             Next::Phase(phase) => {
@@ -702,6 +703,7 @@ impl Owner {
                     end_all(works, Err(error));
                     return;
                 }
+                gone = true;
             }
             Next::Ignore => {}
         }
@@ -709,6 +711,8 @@ impl Owner {
             // A stop that called a start off has what it wanted when nothing of that is left.
             let wanted = is_wanted(work.kind(), event);
             let result = match &error {
+                // They promise a VM whose disks stay; nothing is left of one that never was.
+                _ if gone && wanted => Err(told::never_was(&self.row().name)),
                 Some(error) if !wanted => Err(error.clone()),
                 _ => Ok(()),
             };

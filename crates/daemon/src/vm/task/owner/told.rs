@@ -55,6 +55,16 @@ pub(super) fn called_off(kind: OperationKind, vm: &VmName) -> ApiError {
     ApiError::new(ErrorKind::Cancelled, message)
 }
 
+/// A stop came while the VM was being created, which called that off.
+pub(super) fn never_was(vm: &VmName) -> ApiError {
+    let message = format!("there is no VM `{vm}` any more");
+    let mut error = ApiError::new(ErrorKind::NotFound, message);
+    error.causes = vec![
+        "it was still being created: that was called off, and nothing of it is left".to_owned(),
+    ];
+    error
+}
+
 /// What an operation came to could not be written down.
 pub(super) fn not_written(verb: &str, vm: &VmName, error: &StoreError) -> ApiError {
     let message = format!("could not {verb} VM `{vm}`");
