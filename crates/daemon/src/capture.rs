@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use banger_image::{Capture, Reporter, Taken};
+use banger_proto::api::EngineKind;
 use banger_proto::error::{ApiError, ErrorKind};
 use banger_proto::id::{LeaseId, RequestId, VmId};
 use banger_proto::name::ArtifactName;
@@ -148,6 +149,7 @@ pub async fn capture(
 ) -> Result<(), ApiError> {
     let status = vm.status();
     let before = status.row;
+    require_system(before.engine, message)?;
     let at_rest = before.phase.is_at_rest() && status.pid.is_none();
     admit(at_rest, message, before.name.as_str())?;
     let Some(base) = before.image_id.clone() else {
@@ -200,6 +202,24 @@ pub async fn capture(
     made
 }
 
+/// Refuses to make an image by a VM of `engine` if there is no system in it.
+///
+/// # Errors
+/// There is none: with the engine `fake` all happens on the host itself.
+pub fn require_system(engine: EngineKind, message: &str) -> Result<(), ApiError> {
+    match engine {
+        EngineKind::Qemu | EngineKind::Firecracker => Ok(()),
+        EngineKind::Fake => {
+            let error = ApiError::new(ErrorKind::Precondition, message);
+            let error = because(
+                error,
+                "VMs of the engine `fake` have no system of their own",
+            );
+            Err(error.with_hint("use another engine: `vmm` in the config, or `--engine`"))
+        }
+    }
+}
+
 /// Refuses a VM that does not hold still.
 fn admit(at_rest: bool, message: &str, name: &str) -> Result<(), ApiError> {
     match at_rest {
@@ -223,11 +243,12 @@ async fn store(
     let store = fleet.host().images.clone();
     let report = errand.report.clone();
     let progress = Reporter::new(move |progress| report.progress(progress));
-    let called_off = errand.cancel.clone();
+    let (called_off, cancel) = (errand.cancel.clone(), errand.cancel.clone());
     // Cut short, it is no archive, and nothing comes of it.
     let system = system.take_until(async move { called_off.cancelled().await });
     let reader = SyncIoBridge::new(StreamReader::new(Box::pin(system)));
-    let made = crate::blocking(move || store.capture(capture, reader, &progress).map(drop)).await;
+    let make = move || store.capture(capture, reader, &progress, &cancel).map(drop);
+    let made = crate::blocking(make).await;
     match made {
         Err(_) if errand.cancel.is_cancelled() => Err(self::called_off(message)),
         made => made.map_err(|error| {

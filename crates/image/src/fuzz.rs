@@ -8,7 +8,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::bundle::{Bundle, BundleSource};
+use crate::catalog::{Catalog, ImageSource};
 use crate::debian;
 use crate::ext4::Writer;
 use crate::kernel::bzimage;
@@ -61,7 +64,9 @@ fn lay_out(writer: &mut Writer, disk: &File) {
     };
     let place = tempfile::tempdir().expect("there is a place for temporary files");
     let root = place.path().join("a");
-    subtree.unpack(disk, &root).expect("it was measured");
+    subtree
+        .unpack(disk, &root, &CancellationToken::new())
+        .expect("it was measured");
     let mut inodes = BTreeSet::new();
     let mut open = vec![root];
     while let Some(path) = open.pop() {
@@ -141,7 +146,7 @@ pub fn bundle(bytes: &[u8]) {
     let source = BundleSource {
         from: &stream[..],
         sha256: None,
-        cancel: Default::default(),
+        cancel: CancellationToken::new(),
         progress: Reporter::silent(),
         what: String::new(),
     };
@@ -162,6 +167,38 @@ pub fn bundle(bytes: &[u8]) {
         }
         if part.name == "manifest.json" {
             let _ = serde_json::from_slice::<Manifest>(&content);
+        }
+    }
+}
+
+/// Any bytes as a catalog, as they are or put into one here and there: it is refused, or makes sense
+/// as a whole.
+pub fn catalog(bytes: &[u8]) {
+    let (kind, rest) = bytes.split_first().unwrap_or((&0, b""));
+    let text = match kind % 2 {
+        0 => rest.to_vec(),
+        _ => Recipe(rest).changed(include_bytes!("../catalog.toml")),
+    };
+    let Ok(catalog) = Catalog::parse(&String::from_utf8_lossy(&text)) else {
+        return;
+    };
+    let kernels: BTreeSet<_> = catalog.kernels.iter().map(|entry| &entry.name).collect();
+    let images: BTreeSet<_> = catalog.images.iter().map(|entry| &entry.name).collect();
+    assert_eq!(kernels.len(), catalog.kernels.len(), "a name twice");
+    assert_eq!(images.len(), catalog.images.len(), "a name twice");
+    assert!(kernels.contains(catalog.default_kernel()));
+    for kernel in &catalog.kernels {
+        assert!(!kernel.sources.is_empty());
+    }
+    for image in &catalog.images {
+        assert!(kernels.contains(&image.kernel));
+        assert!(!image.sources.is_empty());
+        for source in &image.sources {
+            if let ImageSource::Recipe(recipe) = source {
+                assert!(recipe.packages.is_sorted());
+                let is_option = |word: &String| word.is_empty() || word.starts_with('-');
+                assert!(!recipe.packages.iter().chain(&recipe.npm).any(is_option));
+            }
         }
     }
 }
@@ -323,6 +360,19 @@ impl Recipe<'_> {
         }
     }
 
+    /// `text` with parts of it replaced: for each, where, how much, and by what.
+    fn changed(mut self, text: &[u8]) -> Vec<u8> {
+        let mut text = text.to_vec();
+        while !self.0.is_empty() {
+            let at = usize::from(self.byte()) << 8 | usize::from(self.byte());
+            let start = at % (text.len() + 1);
+            let end = (start + usize::from(self.byte()) % 64).min(text.len());
+            let put = self.bytes();
+            text.splice(start..end, put);
+        }
+        text
+    }
+
     fn byte(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().unwrap_or((&0, b""));
         self.0 = rest;
@@ -348,6 +398,12 @@ mod tests {
 
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(any::<u8>(), 0..600)
+    }
+
+    #[test]
+    fn a_recipe_changes_what_it_says() {
+        let recipe = [0, 1, 2, 1, b'x', 0, 0, 0, 1, b'y'];
+        assert_eq!(Recipe(&recipe).changed(b"abcd"), b"yaxd");
     }
 
     #[test]
@@ -383,6 +439,7 @@ mod tests {
             documents(&bytes);
             archive(&bytes);
             bundle(&bytes);
+            catalog(&bytes);
             debian(&bytes);
             vmlinuz(&bytes);
         }

@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::disk::{self, DiskError};
 use crate::draft;
 use crate::ext4::{Amount, Ext4Error, Writer};
@@ -31,15 +33,17 @@ enum SeedError {
 }
 
 /// Makes the seed of the image whose root file system `writer` holds and writes into `draft`.
-/// What it cannot hold, or what fails, is logged, and then there is none. Blocks.
-pub(crate) fn make(writer: &mut Writer, draft: &Path) {
+/// What it cannot hold, or what fails, is logged, and then there is none. Blocks until it is made or
+/// `cancel` is cancelled: then there is none either, and nobody is to want the image.
+pub(crate) fn make(writer: &mut Writer, draft: &Path, cancel: &CancellationToken) {
     let content = draft.join(CONTENT);
-    let made = try_make(writer, draft, &content);
+    let made = try_make(writer, draft, &content, cancel);
     if content.exists() {
         draft::remove(&content);
     }
     match made {
         Ok(true) => {}
+        _ if cancel.is_cancelled() => {}
         Ok(false) => tracing::info!("the image's `/{HOME}` is not one that a seed can hold"),
         Err(error) => {
             let error = &error as &dyn std::error::Error;
@@ -49,7 +53,12 @@ pub(crate) fn make(writer: &mut Writer, draft: &Path) {
 }
 
 /// Says whether there is one.
-fn try_make(writer: &mut Writer, draft: &Path, content: &Path) -> Result<bool, SeedError> {
+fn try_make(
+    writer: &mut Writer,
+    draft: &Path,
+    content: &Path,
+    cancel: &CancellationToken,
+) -> Result<bool, SeedError> {
     let home = content.join(HOME);
     let amount = match writer.subtree(HOME.as_bytes())? {
         Some(subtree) => {
@@ -58,7 +67,7 @@ fn try_make(writer: &mut Writer, draft: &Path, content: &Path) -> Result<bool, S
             };
             disk::require_room(content, 2 * amount.bytes)?;
             fs::create_dir(content)?;
-            subtree.unpack(&File::open(draft.join(ROOTFS))?, &home)?;
+            subtree.unpack(&File::open(draft.join(ROOTFS))?, &home, cancel)?;
             amount
         }
         None => {
@@ -67,6 +76,9 @@ fn try_make(writer: &mut Writer, draft: &Path, content: &Path) -> Result<bool, S
             Amount::default()
         }
     };
+    if cancel.is_cancelled() {
+        return Ok(false);
+    }
     disk::make_seed(content, amount, &draft.join(WORK_SEED))?;
     Ok(true)
 }
@@ -101,7 +113,7 @@ mod tests {
         let rootfs = File::create_new(draft.path().join(ROOTFS)).unwrap();
         let mut writer = Writer::new(rootfs, [7; 16]);
         write(&mut writer);
-        make(&mut writer, draft.path());
+        make(&mut writer, draft.path(), &CancellationToken::new());
         writer.finish().unwrap();
         let seed = draft.path().join(WORK_SEED);
         assert!(!draft.path().join(CONTENT).exists());
@@ -164,6 +176,23 @@ mod tests {
             writer.symlink(b"root", &link, b"/home/me").unwrap();
         });
         assert!(!odd.unwrap().1.exists());
+    }
+
+    #[test]
+    fn one_that_is_called_off_is_not_made_and_leaves_nothing() {
+        let draft = tempfile::tempdir().unwrap();
+        let rootfs = File::create_new(draft.path().join(ROOTFS)).unwrap();
+        let mut writer = Writer::new(rootfs, [7; 16]);
+        let plain = attributes(0o644);
+        writer
+            .file(b"root/kept", &plain, &mut &b"x"[..], 1)
+            .unwrap();
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        make(&mut writer, draft.path(), &cancel);
+        let left = fs::read_dir(draft.path()).unwrap();
+        let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, [ROOTFS]);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use banger_e2e::{Home, IMAGE, skip};
 
 /// An emulated guest reads all of its files for an image.
 const CAPTURE_LIMIT: Duration = Duration::from_secs(900);
+/// It also installs packages, each with an emulated processor.
+const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 
 /// The root file system of the image `name`.
 fn rootfs_of(home: &Home, name: &str) -> PathBuf {
@@ -207,5 +209,55 @@ fn a_dockerfile_is_built_by_buildah() {
     let words = ["/bin/sh", "-c", "echo $WORD"];
     let said = home.banger(run.into_iter().chain(words)).run();
     assert_eq!(said.text(), "hello");
+    home.wait_for_no_vm();
+}
+
+#[test]
+fn a_build_from_the_archive_has_docker_packages_and_what_its_script_made() {
+    if std::env::var_os("BANGER_TEST_SLOW").is_none() {
+        skip(
+            "BANGER_TEST_SLOW is not set: an emulated guest takes many minutes for Docker's packages",
+        );
+        return;
+    }
+    let Some(home) = Home::with_vms() else { return };
+    let script = home.path().join("script.sh");
+    // It needs what was asked for, and finds systemd at rest.
+    let text = "set -e\njq --version >/opt/jq\nsystemctl is-system-running >/opt/state || true\n";
+    fs::write(&script, text).expect("the home can be written to");
+    let script = script.display().to_string();
+    let base = ["image", "build", "--from-image", IMAGE, "--name"];
+
+    let words = ["broken", "--package", "no-such-package-anywhere"];
+    home.banger(base.into_iter().chain(words))
+        .limit(BUILD_LIMIT)
+        .run()
+        .exited_with(1)
+        .says("Unable to locate package no-such-package-anywhere")
+        .says("logs/builds");
+    assert_eq!(home.banger(["vm", "list", "--quiet"]).run().text(), "");
+    assert_eq!(home.files_named("rootfs.ext4").len(), 1);
+
+    let words = ["devbox", "--docker", "--package", "jq", "--script", &script];
+    home.banger(base.into_iter().chain(words))
+        .limit(BUILD_LIMIT)
+        .run()
+        .exited_with(0);
+    let rootfs = rootfs_of(&home, "devbox");
+    let check = home.command("e2fsck").arg("-fn").arg(&rootfs).status();
+    assert!(check.expect("e2fsck is installed").success());
+    let look = "set -e
+        test \"$(cat /opt/jq)\" = \"$(jq --version)\"
+        grep -qE '^(running|degraded)$' /opt/state
+        test \"$(systemctl is-enabled docker.service)\" = enabled
+        until systemctl is-system-running --wait 2>&1 | grep -qE '^(running|degraded)'
+        do sleep 0.2; done
+        docker info --format '{{.Driver}}'";
+    let run = ["vm", "run", "--rm", "--image", "devbox", "--", "sh", "-c"];
+    let said = home
+        .banger(run.into_iter().chain([look]))
+        .limit(BUILD_LIMIT)
+        .run();
+    assert_eq!(said.exited_with(0).text(), "overlay2");
     home.wait_for_no_vm();
 }

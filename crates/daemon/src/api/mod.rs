@@ -20,6 +20,7 @@ mod vms;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Path;
 use axum::routing::{delete, get, post};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,9 @@ pub struct Api {
     pub started: jiff::Timestamp,
 }
 
+/// Every word that stands where the name of an image may stand, in `/v1/images/{image}`.
+const IMAGE_VERBS: [&str; 6] = ["archive", "build", "import", "prune", "pull", "register"];
+
 impl Api {
     /// The API of `fleet`; `stop` is cancelled when a client asks the daemon to end.
     pub fn new(fleet: Arc<Fleet>, stop: CancellationToken) -> Self {
@@ -50,7 +54,7 @@ impl Api {
 
     /// Every route.
     pub fn router(self) -> Router {
-        Router::new()
+        Self::images_called_as_verbs()
             .route("/v1/version", get(daemon::version))
             .route("/v1/daemon", get(daemon::status))
             .route("/v1/daemon/stop", post(daemon::stop))
@@ -114,5 +118,15 @@ impl Api {
             .layer(axum::middleware::from_fn(peer::admit))
             .layer(axum::middleware::from_fn(exchange::identify))
             .with_state(self)
+    }
+
+    /// What can be done to images whose names stand in other paths as words of their own.
+    fn images_called_as_verbs() -> Router<Self> {
+        let mut router = Router::new();
+        for verb in IMAGE_VERBS {
+            let named = move |api| shelf::delete(api, Path(verb.to_owned()));
+            router = router.route(&format!("/v1/images/{verb}"), delete(named));
+        }
+        router
     }
 }

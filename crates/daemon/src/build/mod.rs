@@ -43,6 +43,8 @@ const LINE_MAX: usize = 64 << 10;
 /// How long the guest's init may take to come to rest before work begins, with hardware
 /// virtualisation. One that never does is not waited for longer.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// How long it has until it is asked again.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Builds an image.
 ///
@@ -124,6 +126,8 @@ impl Builder<'_> {
             api.hint = error.hint();
             api
         })?;
+        let engine = self.fleet.host().engines.choose(None).await.kind;
+        capture::require_system(engine, &self.message)?;
         let mark = self.errand.report.stage("builder");
         let borrowed = Borrowed::new(self.fleet);
         let request = CreateVm {
@@ -200,14 +204,21 @@ impl Builder<'_> {
     }
 
     /// Waits until systemd has come to rest: units that start meanwhile would be in the way of
-    /// package managers.
+    /// package managers. Other inits do not say when they have.
     async fn settle(&self, vm: &Handle, guest: &Guest) {
+        let health = guest.health().await;
+        if health.is_ok_and(|health| health.init != "systemd") {
+            return;
+        }
         let engine = vm.look(|status| status.row.engine);
         let patience = self.fleet.host().engines.patience(engine);
-        let wait = ["systemctl", "is-system-running", "--wait"];
-        let waiting = command::run(guest, exec(&wait), drop);
-        // Other inits have no such command, and one unit that fails is no obstacle.
-        let _ = tokio::time::timeout(SETTLE_LIMIT * patience, waiting).await;
+        let settled = async {
+            // Its own `--wait` ends at once where the bus is not there yet, or never will be.
+            while !is_settled(guest).await {
+                tokio::time::sleep(SETTLE_PAUSE).await;
+            }
+        };
+        let _ = tokio::time::timeout(SETTLE_LIMIT * patience, settled).await;
     }
 
     async fn packages(&self, guest: &Guest) -> Result<(), ApiError> {
@@ -320,6 +331,28 @@ impl Builder<'_> {
     }
 }
 
+/// Whether the guest's systemd has done all that it does at its start. One unit that fails is no
+/// obstacle; neither is one that cannot be asked at all: the next command tells of that.
+async fn is_settled(guest: &Guest) -> bool {
+    let mut said = Vec::new();
+    let ask = exec(&["systemctl", "is-system-running"]);
+    let asked = command::run(guest, ask, |bytes| said.extend_from_slice(&bytes)).await;
+    match asked {
+        Ok(Ended::Exit(_)) => tells_of_rest(&said),
+        Ok(Ended::Refused(_)) | Err(_) => true,
+    }
+}
+
+/// Whether this is what `systemctl is-system-running` says of a systemd that is up. Before, it is
+/// `initializing`, `starting`, or that it cannot be reached.
+fn tells_of_rest(said: &[u8]) -> bool {
+    let said = String::from_utf8_lossy(said);
+    matches!(
+        said.trim(),
+        "running" | "degraded" | "maintenance" | "stopping"
+    )
+}
+
 /// Makes lines of what comes in pieces.
 #[derive(Debug, Default)]
 struct Lines {
@@ -359,6 +392,18 @@ fn exec<S: AsRef<str>>(command: &[S]) -> ExecRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn systemd_is_up_when_it_says_so() {
+        for up in ["running\n", "degraded\n", "maintenance\n"] {
+            assert!(tells_of_rest(up.as_bytes()), "{up}");
+        }
+        let unreached = "System has not been booted with systemd as init system (PID 1). Can't operate.\n\
+            Failed to connect to bus: Host is down\n";
+        for before in ["", "offline\n", "initializing\n", "starting\n", unreached] {
+            assert!(!tells_of_rest(before.as_bytes()), "{before}");
+        }
+    }
 
     #[test]
     fn what_comes_in_pieces_is_told_in_lines() {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::tool::Tool;
@@ -748,7 +749,9 @@ fn a_subtree_becomes_files_of_the_host() {
     let amount = subtree.measure().unwrap();
     assert_eq!(amount.inodes, 7);
     assert!((size / 2..size / 2 + (1 << 20)).contains(&amount.bytes));
-    subtree.unpack(&File::open(&disk).unwrap(), &to).unwrap();
+    let wanted = CancellationToken::new();
+    let disk = File::open(&disk).unwrap();
+    subtree.unpack(&disk, &to, &wanted).unwrap();
     let mode = |name: &str| to.join(name).metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(
         [mode(""), mode("holes"), mode("same"), mode(".config")],
@@ -763,6 +766,11 @@ fn a_subtree_becomes_files_of_the_host() {
     let target = |name: &str| std::fs::read_link(to.join(name)).unwrap();
     assert_eq!(target("far").as_os_str().len(), 200);
     assert_eq!(target("near"), Path::new("/etc"));
+
+    wanted.cancel();
+    let again = directory.path().join("again");
+    assert!(subtree.unpack(&disk, &again, &wanted).is_err());
+    assert!(!again.exists());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use tokio_util::sync::CancellationToken;
 
 use super::BLOCK;
 use super::extent::{self, Extent};
@@ -69,11 +70,18 @@ impl<'a> Subtree<'a> {
 
     /// Lays it out, once it has been measured, as the directory `to`, which must not exist. The
     /// content of files is read from `disk`, to which the file system is written. All of it
-    /// belongs to this process's user there.
-    pub(crate) fn unpack(&self, disk: &File, to: &Path) -> io::Result<()> {
+    /// belongs to this process's user there. Fails soon after `cancel` is cancelled, with what was
+    /// laid out until then.
+    pub(crate) fn unpack(
+        &self,
+        disk: &File,
+        to: &Path,
+        cancel: &CancellationToken,
+    ) -> io::Result<()> {
         let mut work = Work {
             tree: self.tree,
             disk,
+            cancel,
             named: HashMap::new(),
         };
         work.entry(self.number, to)
@@ -95,6 +103,7 @@ fn is_plain(inode: &Inode) -> bool {
 struct Work<'a> {
     tree: &'a Tree,
     disk: &'a File,
+    cancel: &'a CancellationToken,
     /// Where a file with several names has its first one.
     named: HashMap<u32, PathBuf>,
 }
@@ -102,6 +111,7 @@ struct Work<'a> {
 impl Work<'_> {
     /// The recursion is no deeper than what was measured.
     fn entry(&mut self, number: u32, to: &Path) -> io::Result<()> {
+        self.require_wanted()?;
         if let Some(first) = self.named.get(&number) {
             return fs::hard_link(first, to);
         }
@@ -145,6 +155,7 @@ impl Work<'_> {
         let mut buffer = vec![0; CHUNK.min(usize::try_from(length).unwrap_or(CHUNK))];
         let mut done = 0;
         while done < length {
+            self.require_wanted()?;
             let wanted = usize::try_from(length - done).unwrap_or(CHUNK);
             let chunk = &mut buffer[..wanted.min(CHUNK)];
             self.disk.read_exact_at(chunk, from + done)?;
@@ -152,6 +163,13 @@ impl Work<'_> {
             done += chunk.len() as u64;
         }
         Ok(())
+    }
+
+    fn require_wanted(&self) -> io::Result<()> {
+        match self.cancel.is_cancelled() {
+            true => Err(io::Error::other("it was called off")),
+            false => Ok(()),
+        }
     }
 }
 

@@ -236,6 +236,8 @@ pub(crate) async fn make(
     MMDEBSTRAP.find()?;
     check::require_user_ids()?;
     let processes = Processes::default();
+    // Of the work that is not a process's. The build may outlive a limit, too.
+    let called_off = cancel.child_token();
     let (fetched, programs) = oneshot::channel();
     let fetch = {
         let (config, progress) = (Arc::clone(&config), progress.clone());
@@ -248,7 +250,7 @@ pub(crate) async fn make(
     };
     let build = {
         let (entry, recipe) = (entry.clone(), recipe.clone());
-        let processes = processes.clone();
+        let (processes, wanted) = (processes.clone(), called_off.clone());
         move || {
             let making = Making {
                 config: &config,
@@ -256,7 +258,7 @@ pub(crate) async fn make(
                 recipe: &recipe,
                 progress: &progress,
             };
-            making.build(&images, &processes, programs)
+            making.build(&images, &processes, programs, &wanted)
         }
     };
     let mut build = tokio::task::spawn_blocking(build);
@@ -266,6 +268,7 @@ pub(crate) async fn make(
         () = cancel.cancelled() => ImageError::Cancelled,
         () = tokio::time::sleep(LIMIT) => ImageError::Timeout,
     };
+    called_off.cancel();
     processes.stop();
     if tokio::time::timeout(GRACE, &mut build).await.is_err() {
         processes.kill();
@@ -290,6 +293,7 @@ impl Making<'_> {
         images: &Path,
         processes: &Processes,
         programs: oneshot::Receiver<Programs>,
+        cancel: &CancellationToken,
     ) -> Result<ImageId, ImageError> {
         let (entry, recipe) = (self.entry, self.recipe);
         let id = ImageId::new();
@@ -327,7 +331,10 @@ impl Making<'_> {
         programs
             .install(&mut writer)
             .map_err(step("put programs into the file system"))?;
-        seed::make(&mut writer, draft.path());
+        seed::make(&mut writer, draft.path(), cancel);
+        if cancel.is_cancelled() {
+            return Err(ImageError::Cancelled);
+        }
         let summary = writer.finish().map_err(step("finish the file system"))?;
 
         let mut labels = BTreeMap::new();

@@ -45,7 +45,7 @@ pub(super) struct Origin {
 }
 
 /// Makes the image out of its layers, lowest first, and publishes it below `images`. Blocks
-/// until all of them have been read, or `cancel` is cancelled.
+/// until it is made, or `cancel` is cancelled.
 pub(super) fn convert<R: Read + Send>(
     images: &Path,
     origin: &Origin,
@@ -77,7 +77,10 @@ pub(super) fn convert<R: Read + Send>(
         left -= length;
     }
     let (mut writer, os_release) = merge.into_parts();
-    seed::make(&mut writer, draft.path());
+    seed::make(&mut writer, draft.path(), cancel);
+    if cancel.is_cancelled() {
+        return Err(OciError::Cancelled);
+    }
     let summary = writer.finish().map_err(step("finish the file system"))?;
     let execution = &origin.config.config;
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());

@@ -10,6 +10,7 @@ use banger_proto::id::ImageId;
 use banger_proto::name::ArtifactName;
 use banger_proto::size::ByteSize;
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::{ChangeError, Image, Store};
 use crate::draft::Draft;
@@ -66,6 +67,9 @@ pub enum CaptureError {
     /// The store does not take it.
     #[error(transparent)]
     Change(#[from] ChangeError),
+    /// It was called off.
+    #[error("it was called off")]
+    Cancelled,
     /// A step of making it failed.
     #[error("could not {step}")]
     Step {
@@ -82,6 +86,7 @@ impl CaptureError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Change(error) => error.kind(),
+            Self::Cancelled => ErrorKind::Cancelled,
             Self::Step { .. } => ErrorKind::Failed,
         }
     }
@@ -90,7 +95,7 @@ impl CaptureError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Change(error) => error.hint(),
-            Self::Step { .. } => None,
+            Self::Cancelled | Self::Step { .. } => None,
         }
     }
 }
@@ -116,16 +121,18 @@ impl Store {
         }
     }
 
-    /// Makes an image of the system that `stream` holds. Blocks for as long as that takes.
+    /// Makes an image of the system that `stream` holds. Blocks until it is made, the stream ends
+    /// early, or `cancel` is cancelled.
     ///
     /// # Errors
     /// The stream breaks off or is no archive, there is no room, the image that it was made of is
-    /// gone, or the name is taken.
+    /// gone, the name is taken, or it is called off.
     pub fn capture(
         &self,
         wanted: Capture,
         stream: impl Read,
         progress: &Reporter,
+        cancel: &CancellationToken,
     ) -> Result<Image, CaptureError> {
         self.admit_name(&wanted.name, wanted.taken)?;
         let base = self.image_by_id(&wanted.base).map_err(ChangeError::from)?;
@@ -153,7 +160,10 @@ impl Store {
                 .remove(path.as_bytes())
                 .map_err(step("forget which machine it was"))?;
         }
-        seed::make(&mut writer, draft.path());
+        seed::make(&mut writer, draft.path(), cancel);
+        if cancel.is_cancelled() {
+            return Err(CaptureError::Cancelled);
+        }
         let summary = writer.finish().map_err(step("finish the file system"))?;
         let digest = format!("sha256:{}", show_sha256(&counted.hasher.finalize().into()));
         let mut labels = base.manifest.labels;
@@ -197,5 +207,62 @@ impl<R: Read> Read for Counted<'_, R> {
         self.count += count as u64;
         self.progress.bytes(&self.what, self.count, None);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::place;
+
+    /// A system of one file in `/root`, which is called off with its last byte.
+    struct CalledOffAtTheEnd<'a> {
+        system: &'a [u8],
+        cancel: CancellationToken,
+    }
+
+    impl Read for CalledOffAtTheEnd<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let count = self.system.read(buffer)?;
+            if self.system.is_empty() {
+                self.cancel.cancel();
+            }
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn one_that_is_called_off_when_all_has_been_read_leaves_nothing() {
+        let place = place();
+        place.add_image("base", "2026-01-01T00:00:00Z");
+        let base = place.store.images().unwrap().remove(0);
+        let mut system = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(4);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1);
+        system
+            .append_data(&mut header, "root/kept", &b"kept"[..])
+            .unwrap();
+        let system = system.into_inner().unwrap();
+        let wanted = Capture {
+            base: base.id,
+            name: "made".parse().unwrap(),
+            taken: Taken::Keeps,
+            source: "a test".to_owned(),
+        };
+        let cancel = CancellationToken::new();
+        let stream = CalledOffAtTheEnd {
+            system: &system,
+            cancel: cancel.clone(),
+        };
+        let made = place
+            .store
+            .capture(wanted, stream, &Reporter::silent(), &cancel);
+        assert!(matches!(made, Err(CaptureError::Cancelled)), "{made:?}");
+        let images = place.home.path().join("state/images");
+        assert_eq!(std::fs::read_dir(images).unwrap().count(), 1);
     }
 }
