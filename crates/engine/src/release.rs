@@ -48,7 +48,9 @@ pub async fn release_seen(place: &Place, look: &Look) -> Result<(), ReleaseError
         remove_socket(place.agent_socket()),
         remove_socket(place.control_socket()),
         remove_directory(place.machine_dir()),
-        remove_cgroup(place).await.map_err(ReleaseError::Cgroup),
+        remove_cgroup(&place.instance, place.slot)
+            .await
+            .map_err(ReleaseError::Cgroup),
     ];
     let mut errors = removals.into_iter().filter_map(Result::err);
     let first = errors.next();

@@ -96,6 +96,8 @@ pub enum ThingKind {
     Namespace,
     /// A tap device.
     Tap,
+    /// A control group.
+    Cgroup,
     /// A network interface of the host itself.
     Interface,
     /// A mount.
@@ -119,6 +121,7 @@ impl ThingKind {
             Self::Process => "process",
             Self::Namespace => "namespace",
             Self::Tap => "tap",
+            Self::Cgroup => "cgroup",
             Self::Interface => "interface",
             Self::Mount => "mount",
             Self::Socket => "socket",

@@ -95,25 +95,12 @@ pub fn judge(sight: &Sight, rows: &Rows, lost: &Lost) -> Vec<Thing> {
         ));
     }
     for slot in &sight.taps {
-        let owner = match in_slot(rows, *slot) {
-            Some(Owner::Vm(row)) => active(row),
-            Some(Owner::Malformed(id)) => Ok(id),
-            None => match lost_in_slot(sight, lost, *slot) {
-                Some(rowless) => {
-                    let name = format!("of slot {slot}");
-                    let fix = rowless.fix("it goes after the process in its slot");
-                    things.push(thing(ThingKind::Tap, name, Err(fix)));
-                    continue;
-                }
-                None => Err("no VM has its slot".to_owned()),
-            },
-        };
-        let fix = |why| format!("{why}; a running daemon removes it: `banger daemon start`");
-        things.push(thing(
-            ThingKind::Tap,
-            format!("of slot {slot}"),
-            owner.map_err(fix),
-        ));
+        let owner = in_slot_or_fix(sight, rows, lost, *slot);
+        things.push(thing(ThingKind::Tap, format!("of slot {slot}"), owner));
+    }
+    for (slot, path) in &sight.cgroups {
+        let owner = in_slot_or_fix(sight, rows, lost, *slot);
+        things.push(thing(ThingKind::Cgroup, path.clone(), owner));
     }
     for interface in &sight.interfaces {
         let fix = "banger's devices are in a namespace of its own; as root: ip link delete";
@@ -132,6 +119,21 @@ pub fn judge(sight: &Sight, rows: &Rows, lost: &Lost) -> Vec<Thing> {
         ));
     }
     things
+}
+
+/// Whose something is that runs in a slot, or what to do about it.
+fn in_slot_or_fix(sight: &Sight, rows: &Rows, lost: &Lost, slot: u16) -> Result<String, String> {
+    let owner = match in_slot(rows, slot) {
+        Some(Owner::Vm(row)) => active(row),
+        Some(Owner::Malformed(id)) => Ok(id),
+        None => match lost_in_slot(sight, lost, slot) {
+            Some(rowless) => {
+                return Err(rowless.fix("it goes after the process in its slot"));
+            }
+            None => Err("no VM has its slot".to_owned()),
+        },
+    };
+    owner.map_err(|why| format!("{why}; a running daemon removes it: `banger daemon start`"))
 }
 
 /// Who has a slot.
@@ -245,6 +247,7 @@ mod tests {
             ]
             .into(),
             taps: [1, 2, 3, 5, 6].into(),
+            cgroups: [1, 3].map(|slot| (slot, format!("/c/x-{slot}"))).into(),
             interfaces: vec!["bgr-1f2e-1".to_owned()],
             namespaces: ["net:[1]".to_owned()].into(),
             mounts: vec!["/h/state/vms/x".to_owned()],
@@ -271,6 +274,8 @@ mod tests {
         tap of slot 3 -> no VM has its slot; a running daemon removes it: `banger daemon start`
         tap of slot 5 -> its VM has lost its row; `banger daemon restart` brings it back
         tap of slot 6 -> nobody can tell which VM it is of, so banger leaves it alone: it goes after the process in its slot
+        cgroup /c/x-1 -> VM `up`
+        cgroup /c/x-3 -> no VM has its slot; a running daemon removes it: `banger daemon start`
         interface bgr-1f2e-1 -> banger's devices are in a namespace of its own; as root: ip link delete bgr-1f2e-1
         mount /h/state/vms/x -> banger mounts nothing on the host; as root: umount /h/state/vms/x
         ");

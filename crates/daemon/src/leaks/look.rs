@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use banger_config::{Config, Paths};
 use banger_engine::Mark;
-use banger_engine::process::Look;
+use banger_engine::process::{Look, cgroup_path, cgroups};
 use banger_net::Network;
 use banger_proto::id::InstanceId;
 use rustix::net::sockopt::socket_peercred;
@@ -23,6 +23,8 @@ pub struct Sight {
     pub processes: BTreeMap<u32, Seen>,
     /// Slots that have a tap in the network's namespace.
     pub taps: BTreeSet<u16>,
+    /// Slots that have a cgroup, with where it is.
+    pub cgroups: BTreeMap<u16, String>,
     /// Interfaces of the host itself that have a name as taps have.
     pub interfaces: Vec<String>,
     /// Network namespaces of the network's holders, such as `net:[4026532567]`.
@@ -77,6 +79,13 @@ impl Sight {
             },
             Ok(Err(error)) => unseen.push(format!("could not look at the network: {error}")),
             Err(error) => unseen.push(format!("could not look at the network: {error}")),
+        }
+        match cgroups(instance) {
+            Ok(slots) => {
+                let shown = |slot| cgroup_path(instance, slot).display().to_string();
+                sight.cgroups = slots.into_iter().map(|slot| (slot, shown(slot))).collect();
+            }
+            Err(error) => unseen.push(format!("could not look at the cgroups: {error}")),
         }
         match Look::take_aside().await {
             Ok(look) => sight.add_processes(&look, instance),

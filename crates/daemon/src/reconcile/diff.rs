@@ -18,8 +18,18 @@ pub struct Found {
     pub taps: BTreeSet<u16>,
     /// Slots that have a directory for sockets.
     pub runtime_dirs: BTreeSet<u16>,
+    /// Slots that have a cgroup.
+    pub cgroups: BTreeSet<u16>,
     /// VMs that have a directory. `None`: that cannot be told.
     pub directories: Option<BTreeSet<VmId>>,
+}
+
+impl Found {
+    /// Slots that have something, of one kind or several.
+    fn slots(&self) -> impl Iterator<Item = u16> {
+        let kinds = [&self.taps, &self.runtime_dirs, &self.cgroups];
+        kinds.into_iter().flatten().copied()
+    }
 }
 
 /// What becomes of a VM when the daemon starts.
@@ -76,8 +86,7 @@ pub fn has_leftovers(row: &VmRow, found: &Found) -> bool {
         .processes
         .iter()
         .any(|process| process.mark.vm == row.id)
-        || found.taps.contains(&row.slot)
-        || found.runtime_dirs.contains(&row.slot)
+        || found.slots().any(|slot| slot == row.slot)
 }
 
 /// What carries this instance's marks and belongs to no VM.
@@ -85,7 +94,7 @@ pub fn has_leftovers(row: &VmRow, found: &Found) -> bool {
 pub struct Strays {
     /// Processes to be ended.
     pub processes: Vec<Marked>,
-    /// Slots whose tap and sockets are to be removed.
+    /// Slots whose tap, sockets and cgroup are to be removed.
     pub slots: BTreeSet<u16>,
 }
 
@@ -142,10 +151,8 @@ pub fn without_row(rows: &Rows, found: &Found) -> (Strays, Doubtful) {
             .map(|process| (*process).clone())
             .collect(),
         slots: found
-            .taps
-            .union(&found.runtime_dirs)
+            .slots()
             .filter(|slot| !known.contains(slot) && !doubtful.slots.contains(slot))
-            .copied()
             .collect(),
     };
     (strays, doubtful)
@@ -222,11 +229,12 @@ mod tests {
             processes: vec![process(&known.id, 3), process(&stranger, 4)],
             taps: [3, 5].into(),
             runtime_dirs: [3, 6].into(),
+            cgroups: [3, 7].into(),
             directories: Some([known.id].into()),
         };
         let (strays, doubtful) = without_row(&rows, &found);
         assert_eq!(strays.processes, [process(&stranger, 4)]);
-        assert_eq!(strays.slots, [5, 6].into());
+        assert_eq!(strays.slots, [5, 6, 7].into());
         assert_eq!(doubtful, Doubtful::default());
         assert!(is_all_known(&rows, &found));
     }
@@ -246,6 +254,7 @@ mod tests {
             processes: vec![process(&lost, 4), process(&odd, 5)],
             taps: [4, 5].into(),
             runtime_dirs: [4, 5].into(),
+            cgroups: [4, 5].into(),
             directories: Some([lost.clone(), odd].into()),
         };
         let (strays, doubtful) = without_row(&rows, &found);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_engine::Machine;
-use banger_engine::process::{Look, Presence};
+use banger_engine::process::{self, Look, Presence};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::diff::{Doubtful, Found, Strays};
@@ -245,6 +245,7 @@ async fn look(host: &Arc<Host>) -> Seen {
                         tracing::warn!(%error, "could not look at the VMs' runtime directories");
                     })
                     .unwrap_or_default(),
+                cgroups: process::cgroups(&instance).unwrap_or_default(),
                 directories: directories.ok(),
             },
             look,
@@ -272,10 +273,10 @@ fn entries<T: FromStr + Ord>(directory: &Path) -> io::Result<BTreeSet<T>> {
 }
 
 async fn sweep(fleet: &Fleet, strays: Strays) {
-    for process in strays.processes {
-        tracing::warn!(mark = %process.mark, pid = process.process.pid, "ends a stray process");
-        if let Err(error) = process.kill().await {
-            tracing::warn!(%error, pid = process.process.pid, "could not end a stray process");
+    for stray in strays.processes {
+        tracing::warn!(mark = %stray.mark, pid = stray.process.pid, "ends a stray process");
+        if let Err(error) = stray.kill().await {
+            tracing::warn!(%error, pid = stray.process.pid, "could not end a stray process");
         }
     }
     for slot in strays.slots {
@@ -296,6 +297,9 @@ async fn sweep(fleet: &Fleet, strays: Strays) {
         let sockets = host.paths.vm_runtime(slot);
         if let Err(error) = crate::blocking(move || files::remove_directory(&sockets)).await {
             tracing::warn!(%error, slot, "could not remove stray sockets");
+        }
+        if let Err(error) = process::remove_cgroup(&host.instance, slot).await {
+            tracing::warn!(%error, slot, "could not remove a stray cgroup");
         }
         drop(hold);
     }

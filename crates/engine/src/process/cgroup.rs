@@ -8,6 +8,7 @@
 //! Only root may make it there. Where the host has no cgroups of this version, or does not hand
 //! on its controllers, as in most containers, an engine has the bounds of the daemon.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,12 +17,15 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
+use banger_proto::id::InstanceId;
 use banger_proto::size::ByteSize;
 
 use crate::Place;
 
 /// Where version 2 is mounted, if at all.
 const TOP: &str = "/sys/fs/cgroup";
+/// Name of the cgroup that all of banger's are in.
+const ALL: &str = "banger";
 /// What an engine needs beside its guest's memory, and what is to stay cached of the disks.
 const MORE_MEMORY: ByteSize = ByteSize::from_mib(1024);
 /// Threads that an engine has beside those of its guest's CPUs.
@@ -75,8 +79,8 @@ impl Cgroup {
 
     fn make_below(top: &Path, place: &Place, allowance: Allowance) -> io::Result<Self> {
         let limits = allowance.limits();
-        let all = top.join("banger");
-        let own = all.join(name(place));
+        let all = top.join(ALL);
+        let own = all.join(name(&place.instance, place.slot));
         // Only version 2 has this file.
         fs::metadata(top.join("cgroup.controllers"))?;
         fs::create_dir_all(&own)?;
@@ -107,12 +111,13 @@ impl Cgroup {
     }
 }
 
-/// Removes the cgroup of `place`, whose processes have ended. Succeeds when there is none.
+/// Removes the cgroup of this slot, whose processes have ended. Succeeds when there is none.
 ///
 /// # Errors
 /// Processes are in it.
-pub(crate) async fn remove(place: &Place) -> io::Result<()> {
-    let own = directory(place);
+pub async fn remove_cgroup(instance: &InstanceId, slot: u16) -> io::Result<()> {
+    let all = Path::new(TOP).join(ALL);
+    let own = cgroup_path(instance, slot);
     let deadline = tokio::time::Instant::now() + GONE_MAX;
     loop {
         match fs::remove_dir(&own) {
@@ -128,19 +133,43 @@ pub(crate) async fn remove(place: &Place) -> io::Result<()> {
         }
     }
     // The last one turns off the light; while there are others it cannot.
-    if let Some(all) = own.parent() {
-        let _ = fs::remove_dir(all);
-    }
+    let _ = fs::remove_dir(all);
     Ok(())
 }
 
-/// Where the cgroup of `place` is, if it is.
-pub(crate) fn directory(place: &Place) -> PathBuf {
-    Path::new(TOP).join("banger").join(name(place))
+/// The slots of an instance that have a cgroup, with something in it or not.
+///
+/// # Errors
+/// Cgroups cannot be listed.
+pub fn cgroups(instance: &InstanceId) -> io::Result<BTreeSet<u16>> {
+    slots_below(Path::new(TOP), instance)
 }
 
-fn name(place: &Place) -> String {
-    format!("{}-{}", place.instance, place.slot)
+fn slots_below(top: &Path, instance: &InstanceId) -> io::Result<BTreeSet<u16>> {
+    let entries = match fs::read_dir(top.join(ALL)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries?,
+    };
+    let mut slots = BTreeSet::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let words = name.to_str().and_then(|name| name.split_once('-'));
+        if let Some((of, slot)) = words
+            && of == instance.as_str()
+        {
+            slots.extend(slot.parse::<u16>());
+        }
+    }
+    Ok(slots)
+}
+
+/// Where the cgroup of a slot is, if it is.
+pub fn cgroup_path(instance: &InstanceId, slot: u16) -> PathBuf {
+    Path::new(TOP).join(ALL).join(name(instance, slot))
+}
+
+fn name(instance: &InstanceId, slot: u16) -> String {
+    format!("{instance}-{slot}")
 }
 
 #[cfg(test)]
@@ -164,5 +193,21 @@ mod tests {
                 "cpu.max 300000 100000"
             ]
         );
+    }
+    #[test]
+    fn only_the_cgroups_of_an_instance_are_its() {
+        let [own, other] = [InstanceId::new(), InstanceId::new()];
+        let top = tempfile::tempdir().unwrap();
+        assert_eq!(slots_below(top.path(), &own).unwrap(), BTreeSet::new());
+        for name in [
+            name(&own, 3),
+            name(&own, 65535),
+            name(&other, 4),
+            format!("{own}-x"),
+            "cgroup.procs".to_owned(),
+        ] {
+            fs::create_dir_all(top.path().join(ALL).join(name)).unwrap();
+        }
+        assert_eq!(slots_below(top.path(), &own).unwrap(), [3, 65535].into());
     }
 }

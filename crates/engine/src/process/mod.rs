@@ -15,11 +15,12 @@ mod running;
 mod space;
 
 pub use banger_process::ProcessFailure;
+pub use cgroup::{cgroup_path, cgroups, remove_cgroup};
 pub use look::{Look, Presence};
 pub use marked::{Marked, marked};
 pub use running::{Ended, Process, ProcessId};
 
-pub(crate) use cgroup::{Allowance, Cgroup, remove as remove_cgroup};
+pub(crate) use cgroup::{Allowance, Cgroup};
 pub(crate) use detached::Detached;
 pub(crate) use identity::Identity;
 pub(crate) use jail::{Jail, is_static, make_root};
