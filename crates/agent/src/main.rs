@@ -8,13 +8,13 @@ use banger_agent::boot::Start;
 const USAGE: &str = "usage: banger-vsock-agent serve --unix PATH | --version";
 
 fn main() -> ExitCode {
-    if rustix::process::getpid().is_init() {
-        return boot();
-    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
+        // Any process can do this, the first one of a PID namespace too.
         ["serve", "--unix", path] => serve(Path::new(path)),
+        // Whatever the kernel has made of its command line's words.
+        _ if rustix::process::getpid().is_init() => return boot(),
         ["guest"] => guest(&Start::First),
         ["guest-again", how] => guest(&Start::Again(how.to_owned())),
         ["keep"] => keep(),

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 
 use crate::Mark;
-use crate::process::{Cgroup, Identity, Jail, Process, Space, jail};
+use crate::process::{Cgroup, Identity, Jail, Process, Space, first, jail};
 
 /// Most descriptors that an engine may have open.
 const OPEN_FILES: u64 = 4096;
@@ -34,7 +34,7 @@ pub(crate) struct Detached {
     pub directory: Option<OwnedFd>,
     /// The namespaces that it enters; `None`: it stays in this process's.
     pub space: Option<Space>,
-    /// What it has in place of the host's files; `None`: it has these.
+    /// What it has in place of the host's files and processes; `None`: it has these.
     pub jail: Option<Jail>,
     /// Whom it becomes; `None`: nobody else.
     pub identity: Option<Identity>,
@@ -50,10 +50,15 @@ impl Detached {
     /// The program cannot be executed, or the system refuses one of the measures.
     pub(crate) fn spawn(mut self) -> io::Result<Process> {
         let image = self.image()?;
+        let (told, first) = match self.jail {
+            Some(_) => first::pipe().map(|(told, teller)| (Some(told), Some(teller)))?,
+            None => (None, None),
+        };
         let bounds = Bounds {
             inherited: self.inherited.iter().map(AsRawFd::as_raw_fd).collect(),
             directory: self.directory,
             space: self.space,
+            first,
             jail: self.jail,
             identity: self.identity,
             cgroup: self.cgroup,
@@ -75,8 +80,13 @@ impl Detached {
         // SAFETY: between fork and exec only async-signal-safe calls are allowed. `confine`
         // makes system calls and nothing else; it does not allocate, not even on failure.
         unsafe { command.pre_exec(move || bounds.confine()) };
-        let child = command.spawn()?;
-        Process::child(child.id())
+        let spawned = command.spawn();
+        // And with it what was only for the child.
+        drop(command);
+        match told {
+            Some(told) => told.engine(spawned),
+            None => Process::child(spawned?.id()),
+        }
     }
 
     /// By which path the program is executed. The one that it becomes need not be able to go to
@@ -116,6 +126,7 @@ struct Bounds {
     inherited: Vec<RawFd>,
     directory: Option<OwnedFd>,
     space: Option<Space>,
+    first: Option<first::Teller>,
     jail: Option<Jail>,
     identity: Option<Identity>,
     cgroup: Option<Cgroup>,
@@ -141,6 +152,10 @@ impl Bounds {
         }
         if let Some(space) = &self.space {
             space.enter()?;
+        }
+        if let Some(first) = &self.first {
+            // Before the jail, which has the part of /proc of who makes it.
+            first.become_first()?;
         }
         if let Some(jail) = &self.jail {
             jail.enter()?;

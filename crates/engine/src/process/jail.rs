@@ -249,11 +249,13 @@ pub(crate) fn make_root(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::Mark;
-    use crate::process::{Detached, Identity};
+    use crate::process::{Detached, Ended, Identity};
     use banger_proto::id::{InstanceId, VmId};
     use std::collections::BTreeSet;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::process::ExitStatusExt as _;
     use std::path::PathBuf;
+    use std::process::ExitStatus;
 
     #[test]
     fn only_a_program_that_needs_no_other_file_is_put_into_a_jail() {
@@ -266,6 +268,14 @@ mod tests {
         assert!(Jail::new(&script.join("x"), directory.path(), directory.path()).is_err());
     }
 
+    fn mark() -> Mark {
+        Mark {
+            instance: "0".repeat(32).parse::<InstanceId>().unwrap(),
+            slot: 1,
+            vm: VmId::new(),
+        }
+    }
+
     /// The static program that there is.
     fn agent() -> Option<PathBuf> {
         let agent = PathBuf::from(std::env::var_os("BANGER_TEST_AGENT")?);
@@ -274,11 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_jailed_program_has_its_directory_and_nothing_of_the_host() {
-        let mark = Mark {
-            instance: "0".repeat(32).parse::<InstanceId>().unwrap(),
-            slot: 1,
-            vm: VmId::new(),
-        };
+        let mark = mark();
         let Some(identity) = Identity::for_engine(&mark.instance, 1, None) else {
             eprintln!("skipped: only root mounts without a user namespace");
             return;
@@ -335,21 +341,64 @@ mod tests {
         assert!(seen("proc/self").contains("fd"));
         assert_eq!(fs::read_link(own.join("cwd")).unwrap(), Path::new("/run"));
         let status = fs::read_to_string(own.join("status")).unwrap();
-        for line in ["NoNewPrivs:\t1", "CapPrm:\t0000000000000000"] {
+        let pid = process.id().pid;
+        let ids = format!("NSpid:\t{pid}\t1\n");
+        for line in ["NoNewPrivs:\t1", "CapPrm:\t0000000000000000", &ids] {
             assert!(status.contains(line), "{status}");
         }
+        let stat = fs::read_to_string(own.join("stat")).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+        // Its parent, its group and its session.
+        let pid = pid.to_string();
+        assert_eq!(fields[1..4], [&std::process::id().to_string(), &pid, &pid]);
         let own_mounts = fs::read_to_string(own.join("mountinfo")).unwrap();
         let root = own_mounts.lines().find(|line| line.contains(" / / "));
         assert!(
             root.is_some_and(|root| root.contains(" ro,")),
             "{own_mounts}"
         );
-        for namespace in ["mnt", "ipc", "uts"] {
+        for namespace in ["mnt", "ipc", "uts", "pid"] {
             let of = |process: &Path| fs::read_link(process.join("ns").join(namespace)).unwrap();
             assert_ne!(of(&own), of(Path::new("/proc/self")), "{namespace}");
         }
         assert_eq!(mounts(), before, "nothing is mounted on the host");
-        process.kill().await.unwrap();
+        let killed = Ended::Status(ExitStatus::from_raw(libc::SIGKILL));
+        assert_eq!(process.kill().await.unwrap(), killed);
         fs::remove_dir(at("root")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_be_jailed_is_an_error_and_leaves_no_process() {
+        let mark = mark();
+        let Some(identity) = Identity::for_engine(&mark.instance, 1, None) else {
+            eprintln!("skipped: only root mounts without a user namespace");
+            return;
+        };
+        let Some(agent) = agent() else {
+            eprintln!("skipped: BANGER_TEST_AGENT names no static program");
+            return;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("work")).unwrap();
+        let spawned = Detached {
+            arguments: Vec::new(),
+            mark,
+            inherited: Vec::new(),
+            output: None,
+            log: File::create(at("log")).unwrap(),
+            directory: None,
+            space: None,
+            // There is no directory to mount it on.
+            jail: Jail::new(&agent, &at("work"), &at("root")).unwrap(),
+            identity: Some(identity),
+            cgroup: None,
+            program: agent,
+        }
+        .spawn();
+        assert_eq!(spawned.unwrap_err().kind(), io::ErrorKind::NotFound);
+        let children = fs::read_to_string("/proc/thread-self/children").unwrap();
+        assert_eq!(children, "");
     }
 }

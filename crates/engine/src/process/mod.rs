@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod detached;
+mod first;
 mod identity;
 mod jail;
 mod look;
