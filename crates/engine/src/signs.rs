@@ -32,7 +32,7 @@ pub struct DiskError {
 }
 
 /// What a guest wants of a disk. The words are those of QEMU's `IoOperationType`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DiskAccess {
     /// To read.

@@ -12,11 +12,13 @@ use banger_proto::api::EngineKind;
 use banger_proto::size::ByteSize;
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::api::{self, ACTIVITY, Order, Request};
 use super::config::same_drive;
 use super::console::{self, LastWords};
+use super::disk_errors::{self, Tally};
 use super::link::{self, Door};
 use super::pipes::Pipes;
 use crate::birth::Birth;
@@ -25,7 +27,7 @@ use crate::process::{Ended, Process, ProcessFailure};
 use crate::socket::SocketOf;
 use crate::{
     Activity, AgentStream, ControlError, Counters, Disk, Exit, ExitCause, LaunchError, Machine,
-    MachineHandle, Place, tail,
+    MachineHandle, Place, Signs, tail,
 };
 
 /// How long Firecracker may take to answer an order.
@@ -56,8 +58,10 @@ pub(super) struct FirecrackerMachine {
     /// `None`: it was launched by a banger that made none.
     pipes: Option<Arc<Pipes>>,
     ending: Arc<Ending>,
-    /// Look for the end of the guest, and at what comes out of the pipes.
-    watchers: [AbortHandle; 2],
+    /// What its log tells of.
+    signs: watch::Sender<Signs>,
+    /// Look for the end of the guest, at what comes out of the pipes, and for disks that fail.
+    watchers: [AbortHandle; 3],
 }
 
 /// Who has ended the process, when it was not itself.
@@ -86,9 +90,12 @@ impl FirecrackerMachine {
             link: link.clone(),
             ending: Arc::clone(&ending),
         };
+        let signs = watch::Sender::new(Signs::default());
+        let disks = watch_disks(pipes.clone(), api.clone(), signs.clone());
         let watchers = [
             tokio::spawn(end.end_with_guest()).abort_handle(),
             tokio::spawn(follow(pipes.clone())).abort_handle(),
+            tokio::spawn(disks).abort_handle(),
         ];
         Self {
             handle,
@@ -99,6 +106,7 @@ impl FirecrackerMachine {
             door,
             pipes,
             ending,
+            signs,
             watchers,
         }
     }
@@ -219,6 +227,23 @@ async fn follow(pipes: Option<Arc<Pipes>>) {
     }
 }
 
+/// Tells of disks that fail, for as long as Firecracker takes orders.
+async fn watch_disks(pipes: Option<Arc<Pipes>>, api: SocketOf, signs: watch::Sender<Signs>) {
+    let Some(pipes) = pipes else {
+        return;
+    };
+    let mut tally = Tally::default();
+    loop {
+        let failures = pipes.failures().await;
+        if let Err(error) = api::ask(&api, Order::FLUSH_METRICS, ORDER_LIMIT).await {
+            tracing::warn!(%error, ?failures, "which disk fails is not known");
+            return;
+        }
+        tally.tell(&failures, &pipes.take_metrics(), &signs);
+        tokio::time::sleep(disk_errors::PAUSE).await;
+    }
+}
+
 /// Ends the process of a guest that is off: it would stay for ever.
 struct EndWatch {
     place: Place,
@@ -273,6 +298,10 @@ impl Machine for FirecrackerMachine {
             stream = self.door.reach_agent(&self.link) => Ok(Box::new(stream?)),
             _ = self.process.wait() => Err(io::ErrorKind::ConnectionReset.into()),
         }
+    }
+
+    fn signs(&self) -> watch::Receiver<Signs> {
+        self.signs.subscribe()
     }
 
     async fn exited(&self) -> Exit {

@@ -18,6 +18,7 @@ mod binary;
 mod config;
 mod console;
 mod directory;
+mod disk_errors;
 mod link;
 mod machine;
 mod pipes;

@@ -5,6 +5,7 @@
 //! has no room while no daemon reads is left out and counted (`logger` in the metrics), and holds
 //! up nothing.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,13 +15,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use super::directory::{self, Owner};
+use super::disk_errors::{self, Failure};
 use crate::{Counters, Place, reactor};
 
 /// How much a pipe holds (pipe(7)), and so how much is read at once.
 const CHUNK: usize = 64 * 1024;
-/// Longest line of metrics. One has some KiB for each device.
+/// Longest line that is read. One of metrics has some KiB for each device.
 const LINE_MAX: usize = 1 << 20;
 
 /// Groups of metrics that are of use to whoever runs a VM. Those of devices are called
@@ -33,16 +36,32 @@ const DEVICES: [&str; 2] = ["block_", "net_"];
 #[derive(Debug)]
 pub(super) struct Pipes {
     log: AsyncFd<OwnedFd>,
-    engine_log: Mutex<File>,
+    logged: Mutex<Logged>,
+    /// The log tells of failed requests.
+    failed: Notify,
     metrics: AsyncFd<OwnedFd>,
     counted: Mutex<Counted>,
 }
 
+#[derive(Debug)]
+struct Logged {
+    file: File,
+    lines: Lines,
+    /// Of which nobody has been told yet.
+    failures: BTreeSet<Failure>,
+}
+
 #[derive(Debug, Default)]
 struct Counted {
-    /// The beginning of a line.
-    begun: Vec<u8>,
+    lines: Lines,
     counters: Counters,
+}
+
+/// Makes lines of what comes in pieces.
+#[derive(Debug, Default)]
+struct Lines {
+    /// The beginning of one.
+    begun: Vec<u8>,
 }
 
 impl Pipes {
@@ -66,7 +85,12 @@ impl Pipes {
         Ok(Self {
             log: reactor::readable(open(&place.log_pipe())?)?,
             metrics: reactor::readable(open(&place.metrics_pipe())?)?,
-            engine_log: Mutex::new(File::options().append(true).open(place.engine_log())?),
+            logged: Mutex::new(Logged {
+                file: File::options().append(true).open(place.engine_log())?,
+                lines: Lines::default(),
+                failures: BTreeSet::new(),
+            }),
+            failed: Notify::new(),
             counted: Mutex::default(),
         })
     }
@@ -81,9 +105,26 @@ impl Pipes {
 
     /// Takes what has come of the log.
     pub(super) fn take_log(&self) {
-        let mut engine_log = held(&self.engine_log);
-        if let Err(error) = engine_log.write_all(&taken(&self.log)) {
+        let mut logged = held(&self.logged);
+        let bytes = taken(&self.log);
+        if let Err(error) = logged.file.write_all(&bytes) {
             tracing::debug!(%error, "could not write the engine's log");
+        }
+        logged.look_for_failures(&bytes);
+        if !logged.failures.is_empty() {
+            self.failed.notify_one();
+        }
+    }
+
+    /// Returns the failed requests that the log has told of since the last call, once there are
+    /// some. Cancel-safe, for one at a time.
+    pub(super) async fn failures(&self) -> Vec<Failure> {
+        loop {
+            let failures = std::mem::take(&mut held(&self.logged).failures);
+            if !failures.is_empty() {
+                return failures.into_iter().collect();
+            }
+            self.failed.notified().await;
         }
     }
 
@@ -137,9 +178,19 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Counted {
-    /// Adds what the lines count that end in `bytes`: each tells what came since the one before.
-    fn add(&mut self, bytes: &[u8]) {
+impl Logged {
+    fn look_for_failures(&mut self, bytes: &[u8]) {
+        for line in self.lines.whole(bytes) {
+            let failure = disk_errors::failure(&String::from_utf8_lossy(&line));
+            self.failures.extend(failure);
+        }
+    }
+}
+
+impl Lines {
+    /// The lines that end in `bytes`. Those that are too long are left out.
+    fn whole(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut whole = Vec::new();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.begun.len() + part.len() > LINE_MAX {
                 self.begun.clear();
@@ -147,11 +198,20 @@ impl Counted {
             }
             self.begun.extend_from_slice(part);
             if part.ends_with(b"\n") {
-                let line = std::mem::take(&mut self.begun);
-                match serde_json::from_slice(&line) {
-                    Ok(metrics) => self.add_all(&metrics),
-                    Err(error) => tracing::debug!(%error, "a line of metrics makes no sense"),
-                }
+                whole.push(std::mem::take(&mut self.begun));
+            }
+        }
+        whole
+    }
+}
+
+impl Counted {
+    /// Adds what the lines count that end in `bytes`: each tells what came since the one before.
+    fn add(&mut self, bytes: &[u8]) {
+        for line in self.lines.whole(bytes) {
+            match serde_json::from_slice(&line) {
+                Ok(metrics) => self.add_all(&metrics),
+                Err(error) => tracing::debug!(%error, "a line of metrics makes no sense"),
             }
         }
     }
@@ -220,6 +280,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn failed_requests_are_told_of_once_whatever_the_pieces_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = place(directory.path());
+        let pipes = Pipes::make(&place, &Owner::This).unwrap();
+        let mut engine = OpenOptions::new()
+            .write(true)
+            .open(place.log_pipe())
+            .unwrap();
+        let line = "x [banger-1f2e-7:fc_vcpu 0] Failed to execute Out virtio block request: \
+                    FileEngine(Sync(Transfer(IOError(Os { code: 5, kind: Uncategorized, message: \
+                    \"Input/output error\" }))))\n";
+        let (first, rest) = line.split_at(90);
+        let mut writes = async || {
+            engine.write_all(first.as_bytes()).unwrap();
+            pipes.take_log();
+            tokio::task::yield_now().await;
+            engine.write_all(rest.as_bytes()).unwrap();
+            engine.write_all(line.as_bytes()).unwrap();
+            pipes.take_log();
+        };
+        let (failures, ()) = tokio::join!(pipes.failures(), writes());
+        assert_eq!(failures, [disk_errors::failure(line).unwrap()]);
+        let more = std::future::poll_fn(|context| {
+            let failures = std::pin::pin!(pipes.failures());
+            std::task::Poll::Ready(failures.poll(context).is_ready())
+        });
+        assert!(!more.await);
+    }
+
+    #[tokio::test]
     async fn what_is_counted_adds_up() {
         let directory = tempfile::tempdir().unwrap();
         let place = place(directory.path());
@@ -250,11 +340,11 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_not_kept() {
-        let mut counted = Counted::default();
+        let mut lines = Lines::default();
         for _ in 0..20 {
-            counted.add(&[b'x'; CHUNK]);
+            assert!(lines.whole(&[b'x'; CHUNK]).is_empty());
         }
-        assert!(counted.begun.len() <= LINE_MAX);
+        assert!(lines.begun.len() <= LINE_MAX);
     }
 
     proptest! {
