@@ -35,9 +35,9 @@ cargo xtask COMMAND
                              kill the daemon at random moments, and look for losses and leaks
   fuzz [--minutes N] [TARGET]...
                              strangers' bytes against all that reads them
-  lab --firecracker PATH [--keep] [-- NEXTEST...]
+  lab --firecracker PATH [--keep] [--user] [-- NEXTEST...]
                              the VM tests on Firecracker, in a VM that has KVM, which stays
-                             for the next run with --keep
+                             for the next run with --keep; as an ordinary user with --user
       --bench [-- BENCH...]  B1, B2 and B11 in there instead, beside the bare Firecracker
   bench create [--runs N] [--image NAME]
                              times of `vm create` as JSON

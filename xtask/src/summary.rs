@@ -48,6 +48,16 @@ pub enum Outcome {
     Tests(Tests),
 }
 
+impl Tests {
+    /// Adds those of another run.
+    pub fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.flaky.extend(other.flaky);
+        self.skipped.extend(other.skipped);
+    }
+}
+
 impl Summary {
     /// Adds a stage's end.
     pub fn add(&mut self, stage: &str, took: Duration, outcome: Result<Outcome, Error>) {

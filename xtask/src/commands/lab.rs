@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::bench::home::Home;
 use crate::commands::{build, test};
-use crate::summary::{Outcome, Summary};
+use crate::summary::{Outcome, Summary, Tests};
 use crate::workspace::{Profile, Workspace};
 use crate::{artifacts, junit, process};
 
@@ -30,7 +30,11 @@ use crate::{artifacts, junit, process};
 const VM: &str = "lab";
 /// What the tests need and the image has not.
 const PACKAGES: &str = "passt nftables uidmap e2fsprogs openssh-client iproute2 curl procps \
-    expect socat python3 kmod";
+    expect socat python3 kmod acl mmdebstrap";
+/// The ordinary user of the VM.
+const USER: &str = "tester";
+/// Nobody else than whoever runs the tests.
+const ROOT: &str = "";
 /// Makes a host of the VM. The first line fails where the VM's processor has no
 /// virtualisation.
 const PREPARE: &str = "modprobe kvm_amd 2>/dev/null || modprobe kvm_intel || exit 1
@@ -40,12 +44,19 @@ getent group kvm >/dev/null || groupadd --system kvm
 chgrp kvm /dev/kvm
 chmod 660 /dev/kvm
 chmod 666 /dev/net/tun
-apt-get -q update
-DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends \"$@\"";
-/// Runs the tests: `$1` is the workspace, whose path in the VM is the one that the tests were
-/// built with, and what follows are words for nextest.
-const RUN: &str = "cd \"$1\"
+user=$1
 shift
+apt-get -q -o Acquire::Languages=none update
+DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends \"$@\"
+id -u \"$user\" >/dev/null 2>&1 || useradd --create-home --user-group \"$user\"
+# As a host does that gives its devices to whoever is logged in.
+setfacl --modify \"user:$user:rw\" /dev/kvm";
+/// Runs the tests: `$1` is the workspace, whose path in the VM is the one that the tests were
+/// built with, `$2` is whose banger is tested, if not root's, and what follows are words for
+/// nextest.
+const RUN: &str = "cd \"$1\"
+[ -z \"$2\" ] || export BANGER_TEST_USER=\"$2\"
+shift 2
 export BANGER_TEST_ENGINE=firecracker BANGER_TEST_PATIENCE=3
 export BANGER_TEST_BIN=/root/lab/bin BANGER_TEST_ARTIFACTS=/root/lab/store
 exec /root/lab/cargo-nextest nextest run --archive-file /root/lab/tests.tar.zst \
@@ -88,6 +99,8 @@ struct Options {
     firecracker: Option<PathBuf>,
     /// The VM stays, and is used again by the next run that says the same.
     keep: bool,
+    /// banger is an ordinary user's.
+    user: bool,
     /// Benchmarks of the release build, instead of tests.
     bench: bool,
     /// Words for nextest, or for `bench all`.
@@ -97,8 +110,11 @@ struct Options {
 /// Runs it and prints the summary.
 pub fn run(workspace: &Workspace, arguments: lexopt::Parser) -> Result<ExitCode> {
     let options = options(arguments)?;
-    let firecracker = options.firecracker;
+    let firecracker = options.firecracker.as_deref();
     let firecracker = firecracker.context("which Firecracker? Say --firecracker PATH")?;
+    if !firecracker.is_file() {
+        bail!("there is no Firecracker at `{}`", firecracker.display());
+    }
     test::ensure_nextest(workspace)?;
     let programs = match options.bench {
         true => build::build(workspace)?,
@@ -113,13 +129,23 @@ pub fn run(workspace: &Workspace, arguments: lexopt::Parser) -> Result<ExitCode>
         false => Lab::new(workspace, &programs),
     };
     if options.bench {
-        lab()?.benchmarks(workspace, &programs, &firecracker, &options.words)?;
+        lab()?.benchmarks(workspace, &programs, firecracker, &options.words)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let user = match options.user {
+        true => USER,
+        false => ROOT,
+    };
     let mut summary = Summary::default();
     let begin = Instant::now();
-    let outcome =
-        lab().and_then(|lab| lab.tests(workspace, &programs, &firecracker, &options.words));
+    let outcome = lab().and_then(|lab| {
+        lab.copy_in(
+            &Parts::gather(workspace, &programs, firecracker)?,
+            workspace,
+        )?;
+        lab.tests(workspace, user, &options.words)
+            .map(Outcome::Tests)
+    });
     summary.add("firecracker", begin.elapsed(), outcome);
     print!("{summary}");
     Ok(match summary.is_good() {
@@ -136,6 +162,7 @@ fn options(mut arguments: lexopt::Parser) -> Result<Options> {
                 options.firecracker = Some(PathBuf::from(arguments.value()?));
             }
             Arg::Long("keep") => options.keep = true,
+            Arg::Long("user") => options.user = true,
             Arg::Long("bench") => options.bench = true,
             // What stands behind `--`, all of it.
             Arg::Value(word) => {
@@ -150,9 +177,17 @@ fn options(mut arguments: lexopt::Parser) -> Result<Options> {
     Ok(options)
 }
 
-/// The tests on this Firecracker.
+/// All tests on this Firecracker, and once more those of banger as an ordinary user's.
 pub fn tests(workspace: &Workspace, programs: &Path, firecracker: &Path) -> Result<Outcome> {
-    Lab::new(workspace, programs)?.tests(workspace, programs, firecracker, &[])
+    if !firecracker.is_file() {
+        bail!("there is no Firecracker at `{}`", firecracker.display());
+    }
+    let lab = Lab::new(workspace, programs)?;
+    lab.copy_in(&Parts::gather(workspace, programs, firecracker)?, workspace)?;
+    let mut tests = lab.tests(workspace, ROOT, &[])?;
+    let of_user = ["-E", "binary(user) + binary(firecracker)"].map(str::to_owned);
+    tests.add(lab.tests(workspace, USER, &of_user)?);
+    Ok(Outcome::Tests(tests))
 }
 
 /// The VM that the tests run in, with the banger around it.
@@ -213,24 +248,16 @@ impl Lab {
 
     /// Makes a host of the VM.
     fn prepare(&self) -> Result<()> {
-        process::run(self.exec(PREPARE).args(PACKAGES.split_whitespace()))
+        let mut prepare = self.exec(PREPARE);
+        process::run(prepare.arg(USER).args(PACKAGES.split_whitespace()))
             .context("the VM could not be made a host")
     }
 
-    /// The tests on this Firecracker; `words` are for nextest and choose among them.
-    fn tests(
-        &self,
-        workspace: &Workspace,
-        programs: &Path,
-        firecracker: &Path,
-        words: &[String],
-    ) -> Result<Outcome> {
-        if !firecracker.is_file() {
-            bail!("there is no Firecracker at `{}`", firecracker.display());
-        }
-        let parts = Parts::gather(workspace, programs, firecracker)?;
-        self.copy_in(&parts, workspace)?;
-        let ran = process::run(self.exec(RUN).arg(&workspace.root).args(words));
+    /// The tests on the Firecracker that was copied in, with banger as `user`'s; `words` are for
+    /// nextest and choose among them.
+    fn tests(&self, workspace: &Workspace, user: &str, words: &[String]) -> Result<Tests> {
+        let mut run = self.exec(RUN);
+        let ran = process::run(run.arg(&workspace.root).arg(user).args(words));
         let results = workspace.root.join("target/nextest/default/junit.xml");
         let read = ["vm", "exec", VM, "--", "cat", &results.to_string_lossy()];
         let Ok(xml) = self.home.text(&read) else {
@@ -242,7 +269,7 @@ impl Lab {
             // A failure that is no test's.
             ran?;
         }
-        Ok(Outcome::Tests(tests))
+        Ok(tests)
     }
 
     /// The benchmarks that tell of the engine, on this Firecracker and these programs.
@@ -253,9 +280,6 @@ impl Lab {
         firecracker: &Path,
         words: &[String],
     ) -> Result<()> {
-        if !firecracker.is_file() {
-            bail!("there is no Firecracker at `{}`", firecracker.display());
-        }
         let parts = Parts::without_tests(programs, firecracker, workspace)?;
         fs::copy(std::env::current_exe()?, parts.0.path().join("xtask"))?;
         self.copy_in(&parts, workspace)?;
