@@ -63,6 +63,15 @@ impl Home {
         Some(home)
     }
 
+    /// The same, for what only Firecracker has.
+    pub fn with_firecracker() -> Option<Self> {
+        if Self::engine() != "firecracker" {
+            skip("it is about Firecracker; BANGER_TEST_ENGINE is another engine");
+            return None;
+        }
+        Self::new()
+    }
+
     /// The same, for what the `fake` engine cannot show.
     pub fn with_vms() -> Option<Self> {
         if Self::engine() == "fake" {
@@ -205,6 +214,16 @@ impl Home {
         processes
     }
 
+    /// The processes of its VMs' engines.
+    pub fn engines(&self) -> Vec<Process> {
+        let program = match Self::engine().as_str() {
+            "qemu" => "qemu-system",
+            "firecracker" => "firecracker ",
+            engine => panic!("what is called {engine} has no program of its own"),
+        };
+        self.processes_of(program)
+    }
+
     /// The daemon's process, if it runs.
     pub fn daemon(&self) -> Option<Pid> {
         let daemons = self.processes();
@@ -243,6 +262,15 @@ impl Home {
 
     /// Asks the daemon, which must run, over its socket.
     pub fn get(&self, path: &str) -> serde_json::Value {
+        self.ask(path).run().json()
+    }
+
+    /// The same, for what is no JSON.
+    pub fn page(&self, path: &str) -> String {
+        self.ask(path).run().text()
+    }
+
+    fn ask(&self, path: &str) -> Invocation {
         let mut curl = self.command("curl");
         curl.args([
             "--silent",
@@ -253,7 +281,7 @@ impl Home {
         ]);
         curl.arg("--unix-socket").arg(self.paths.socket());
         curl.arg(format!("http://banger{path}"));
-        Invocation::new(curl).run().json()
+        Invocation::new(curl)
     }
 
     /// Gives `directory` a file system of so little room, for what this test starts.

@@ -128,11 +128,12 @@ fn a_dead_engine_is_noticed_and_the_vm_starts_again() {
 #[test]
 fn a_start_without_an_engine_says_so_and_leaves_nothing() {
     let Some(home) = Home::with_vms() else { return };
-    home.configure("qemu_bin = \"/nonexistent/qemu\"\n");
+    let engine = Home::engine();
+    home.configure(&format!("{engine}_bin = \"/nonexistent/{engine}\"\n"));
     home.banger(["vm", "run", "--rm", "--", "true"])
         .run()
         .exited_with(125)
-        .says("/nonexistent/qemu");
+        .says(&format!("/nonexistent/{engine}"));
     home.assert_no_vm_known();
     home.assert_no_vm_left();
 }

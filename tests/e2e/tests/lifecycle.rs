@@ -26,6 +26,7 @@ fn what_was_written_before_stop_is_there_after_start() {
         home.banger(["vm", "exec", "keeper", "--", "sh", "-c", script])
             .run()
     };
+    assert_eq!(home.engines().len(), 1);
     let boot = exec("cat /proc/sys/kernel/random/boot_id").text();
     exec("echo work >/root/work; echo system >/etc/system; hostname").exited_with(0);
 
@@ -33,7 +34,7 @@ fn what_was_written_before_stop_is_there_after_start() {
     let stopped = home.banger(["vm", "show", "keeper", "--json"]).run().json();
     assert_eq!(stopped["state"], "stopped");
     assert_eq!(stopped["pid"], serde_json::Value::Null);
-    assert_eq!(home.processes_of("qemu-system"), []);
+    assert_eq!(home.engines(), []);
     exec("true").exited_with(125).says("is not running");
 
     home.banger(["vm", "start", "keeper"]).run().exited_with(0);
@@ -184,7 +185,7 @@ fn a_paused_vm_goes_on_with_the_right_time_and_a_killed_one_keeps_what_was_synce
     banger(&["vm", "pause", "sleeper"]).exited_with(0);
     banger(&["vm", "kill", "sleeper"]).exited_with(0);
     home.wait_for_state("sleeper", "stopped");
-    assert_eq!(home.processes_of("qemu-system"), []);
+    assert_eq!(home.engines(), []);
     banger(&["vm", "restart", "sleeper"]).exited_with(0);
     assert_eq!(exec("cat /root/kept /etc/kept").text(), "kept\nsystem");
     let second = exec("cat /proc/sys/kernel/random/boot_id").text();
@@ -192,6 +193,32 @@ fn a_paused_vm_goes_on_with_the_right_time_and_a_killed_one_keeps_what_was_synce
     assert_ne!(exec("cat /proc/sys/kernel/random/boot_id").text(), second);
     assert_eq!(exec("cat /root/kept /etc/kept").text(), "kept\nsystem");
     banger(&["vm", "delete", "sleeper"]).exited_with(0);
+    home.assert_no_vm_left();
+}
+
+#[test]
+fn a_guest_that_powers_itself_off_is_stopped_and_not_failed() {
+    let Some(home) = Home::with_vms() else { return };
+    let banger = |arguments: &[&str]| home.banger(arguments.iter().copied()).run();
+    banger(&["vm", "create", "--name", "leaver"]).exited_with(0);
+    let exec = |script: &str| banger(&["vm", "exec", "leaver", "--", "sh", "-c", script]);
+    // The init's own way, once that is up; and without it, at once.
+    let through_init = "until [ -S /run/systemd/private ]; do sleep 0.1; done; \
+                        echo kept >/root/kept; systemctl poweroff";
+    for way in [
+        through_init,
+        "echo more >>/root/kept; sync; poweroff --force --force",
+    ] {
+        // It may be gone before it has answered.
+        let _ = exec(way);
+        home.wait_for_state("leaver", "stopped");
+        let shown = banger(&["vm", "show", "leaver", "--json"]).json();
+        assert!(shown["failure"].is_null(), "{shown:#}");
+        assert_eq!(home.engines(), []);
+        banger(&["vm", "start", "leaver"]).exited_with(0);
+    }
+    assert_eq!(exec("cat /root/kept").text(), "kept\nmore");
+    banger(&["vm", "delete", "leaver"]).exited_with(0);
     home.assert_no_vm_left();
 }
 
