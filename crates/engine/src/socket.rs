@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::Mode;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixStream;
 
@@ -13,6 +15,8 @@ use crate::AgentStream;
 
 /// Longest path of a socket: `sockaddr_un` has 108 bytes, one of them for the end (unix(7)).
 const PATH_MAX: usize = 107;
+/// How long somebody may take to let in those who wait to be connected already.
+const ROOM_LIMIT: Duration = Duration::from_secs(5);
 
 /// A listening socket at `path` that only this user may connect to.
 ///
@@ -26,18 +30,55 @@ pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
             format!("the path has {length} bytes, and a socket's may have {PATH_MAX} at most"),
         ));
     }
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let socket = stream_socket()?;
     // Linux gives the file the mode of the socket, less the umask, when it is bound; so
     // there is no moment at which others may connect.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, 16)?;
     Ok(socket)
+}
+
+fn stream_socket() -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
+/// Connects to a socket. Engines let few wait for them, QEMU one, and may be busy: where there is
+/// no room, this waits for it too.
+///
+/// # Errors
+/// Nobody listens there, or there is no room for 5 s.
+pub(crate) async fn connect(path: &Path) -> io::Result<UnixStream> {
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        connected => return connected,
+    }
+    let path = path.to_owned();
+    let connected = tokio::task::spawn_blocking(move || connect_in_turn(&path));
+    let stream = connected.await.map_err(io::Error::other)??;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// The kernel tells nobody of room but those who wait for it, for as long as they send at most
+/// (socket(7), SO_SNDTIMEO).
+fn connect_in_turn(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    let socket = stream_socket()?;
+    set_socket_timeout(&socket, Timeout::Send, Some(ROOM_LIMIT))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?).map_err(|error| match error {
+        rustix::io::Errno::AGAIN => io::Error::new(
+            io::ErrorKind::TimedOut,
+            "it has not answered those who came before",
+        ),
+        error => error.into(),
+    })?;
+    set_socket_timeout(&socket, Timeout::Send, None)?;
+    Ok(socket.into())
 }
 
 /// A socket that one process listens on, by its path. Whoever may write to the socket's directory,
@@ -60,7 +101,7 @@ impl SocketOf {
     /// # Errors
     /// Nobody listens, or somebody else.
     pub(crate) async fn connect(&self) -> io::Result<UnixStream> {
-        let stream = UnixStream::connect(&self.path).await?;
+        let stream = connect(&self.path).await?;
         // Of whoever began to listen: unix(7), SO_PEERCRED.
         let listener = stream.peer_cred()?.pid();
         match listener.and_then(|pid| u32::try_from(pid).ok()) {
@@ -108,6 +149,33 @@ impl AgentStream for UnixStream {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn whoever_comes_when_there_is_no_room_waits_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::from(listen(&path).unwrap());
+        // As QEMU does.
+        rustix::net::listen(&listener, 1).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let late = tokio::spawn(async move { connect(&path).await });
+        tokio::task::yield_now().await;
+        let mut let_in = Vec::new();
+        for _ in 0..=waiting.len() {
+            listener.set_nonblocking(false).unwrap();
+            let listener = listener.try_clone().unwrap();
+            let accepted = tokio::task::spawn_blocking(move || listener.accept());
+            let_in.push(accepted.await.unwrap().unwrap());
+        }
+        late.await.unwrap().unwrap();
+    }
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]

@@ -9,7 +9,6 @@ use banger_proto::api::EngineKind;
 use banger_proto::size::ByteSize;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::link::Link;
@@ -18,7 +17,7 @@ use crate::machine::refuse_to_shrink;
 use crate::process::{Ended, Process, ProcessFailure};
 use crate::{
     Activity, AgentStream, ControlError, Disk, Exit, ExitCause, LaunchError, Machine,
-    MachineHandle, Place, Signs, tail,
+    MachineHandle, Place, Signs, socket, tail,
 };
 
 /// How long QEMU may take to answer an order. Its main loop waits for the guest's CPUs.
@@ -156,7 +155,7 @@ impl Machine for QemuMachine {
 
     async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
         let signs = self.signs.subscribe();
-        let stream = UnixStream::connect(self.place.agent_socket()).await?;
+        let stream = socket::connect(&self.place.agent_socket()).await?;
         Ok(Box::new(Link::new(stream, signs)))
     }
 

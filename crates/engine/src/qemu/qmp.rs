@@ -17,7 +17,7 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::argv::AGENT_PORT;
-use crate::{ControlError, DiskAccess, DiskError, Signs};
+use crate::{ControlError, DiskAccess, DiskError, Signs, socket};
 
 /// Longest line that is read; QEMU's answers to our orders are far shorter.
 const LINE_MAX: u64 = 1024 * 1024;
@@ -168,7 +168,7 @@ impl Qmp {
     /// Begins a conversation on the socket. QEMU may be busy: orders wait for it.
     /// What QEMU tells unasked goes into `signs`.
     pub(super) async fn connect(path: &Path, signs: watch::Sender<Signs>) -> io::Result<Self> {
-        let stream = UnixStream::connect(path).await?;
+        let stream = socket::connect(path).await?;
         let (orders, received) = mpsc::channel(8);
         let (tell, last) = watch::channel(LastWord::Unheard);
         tokio::spawn(converse(stream, received, tell, signs));
