@@ -158,7 +158,7 @@ impl Bounds {
             first.become_first()?;
         }
         if let Some(jail) = &self.jail {
-            jail.enter()?;
+            jail.enter(self.identity.as_ref())?;
         }
         if let Some(identity) = &self.identity {
             rustix::thread::set_thread_groups(&identity.groups)?;

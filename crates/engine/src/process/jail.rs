@@ -4,7 +4,7 @@
 //! /firecracker    the program, read-only
 //! /proc/self      this process's own part of the host's /proc: by it, and by nothing else, what
 //!                 is inherited is opened once more
-//! /dev/kvm  /dev/net/tun
+//! /dev/kvm  /dev/net/tun    of the process's user where this one may make devices, else the host's
 //! /run            the machine's directory: where the process works, and has its sockets
 //! ```
 //!
@@ -16,11 +16,14 @@
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::mem;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr;
 
 use rustix::fs::StatVfsMountFlags;
+
+use crate::process::Identity;
 
 /// Where the process works.
 const WORK: &CStr = c"run";
@@ -67,14 +70,15 @@ impl Jail {
         }))
     }
 
-    /// Enters it, for good. For the child between fork and exec: makes system calls only.
-    pub(super) fn enter(&self) -> io::Result<()> {
+    /// Enters it, for good, for a process that will be `user`. For the child between fork and
+    /// exec: makes system calls only.
+    pub(super) fn enter(&self, user: Option<&Identity>) -> io::Result<()> {
         let apart = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
         // SAFETY: unshare takes a number.
         check(unsafe { libc::unshare(apart) })?;
         // Nothing of what follows is seen by the host.
         mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None)?;
-        let bare = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        let bare = libc::MS_NOSUID | libc::MS_NOEXEC;
         mount(
             Some(c"tmpfs"),
             &self.root,
@@ -85,7 +89,7 @@ impl Jail {
         change_directory(&self.root)?;
         // SAFETY: umask takes a number.
         let umask = unsafe { libc::umask(0o022) };
-        self.furnish()?;
+        self.furnish(user)?;
         // SAFETY: as above.
         unsafe { libc::umask(umask) };
         let read_only = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
@@ -95,7 +99,7 @@ impl Jail {
     }
 
     /// Fills the working directory, which is the jail's.
-    fn furnish(&self) -> io::Result<()> {
+    fn furnish(&self, user: Option<&Identity>) -> io::Result<()> {
         for directory in DIRECTORIES {
             // SAFETY: the path ends with a zero and lives longer than the call.
             check(unsafe { libc::mkdir(directory.as_ptr(), 0o755) })?;
@@ -107,8 +111,14 @@ impl Jail {
         let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | self.flags;
         mount(None, PROGRAM, None, flags, None)?;
         for device in DEVICES {
+            let mut buffer = [0; 32];
+            let hosts = from_root(device, &mut buffer)?;
+            let made = user.is_some_and(|user| make_device(hosts, device, user).is_ok());
+            if made {
+                continue;
+            }
             // Where there is none, whoever opens it says so.
-            match mount_file(from_root(device, &mut [0; 32])?, device) {
+            match mount_file(hosts, device) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 mounted => mounted?,
             }
@@ -139,6 +149,25 @@ fn become_root() -> io::Result<()> {
     // SAFETY: as above.
     check(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) })?;
     change_directory(c"/")
+}
+
+/// Makes a device as `like` is, which nobody but `user` may open: the host's may be root's alone.
+fn make_device(like: &CStr, at: &CStr, user: &Identity) -> io::Result<()> {
+    // SAFETY: a `stat` is numbers, for which zeros are valid.
+    let mut found: libc::stat = unsafe { mem::zeroed() };
+    // SAFETY: the path ends with a zero and lives longer than the call, which writes one `stat`.
+    check(unsafe { libc::stat(like.as_ptr(), &raw mut found) })?;
+    let mode = libc::S_IFCHR | 0o600;
+    // SAFETY: the path ends with a zero and lives longer than the call.
+    check(unsafe { libc::mknod(at.as_ptr(), mode, found.st_rdev) })?;
+    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+    // SAFETY: as above.
+    let given = check(unsafe { libc::lchown(at.as_ptr(), uid, gid) });
+    if given.is_err() {
+        // SAFETY: as above.
+        unsafe { libc::unlink(at.as_ptr()) };
+    }
+    given.map(drop)
 }
 
 fn mount_file(from: &CStr, to: &CStr) -> io::Result<()> {
@@ -249,7 +278,7 @@ pub(crate) fn make_root(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::Mark;
-    use crate::process::{Detached, Ended, Identity};
+    use crate::process::{Detached, Ended};
     use banger_proto::id::{InstanceId, VmId};
     use std::collections::BTreeSet;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -274,6 +303,20 @@ mod tests {
             slot: 1,
             vm: VmId::new(),
         }
+    }
+
+    /// Containers may keep even their root from it.
+    fn may_make_devices(directory: &Path) -> bool {
+        use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+        let null = directory.join("null");
+        mknodat(
+            CWD,
+            &null,
+            FileType::CharacterDevice,
+            Mode::RUSR,
+            makedev(1, 3),
+        )
+        .is_ok()
     }
 
     /// The static program that there is.
@@ -339,6 +382,13 @@ mod tests {
         assert_eq!(seen("proc"), names(&["self"]));
         assert!(seen("dev").is_subset(&names(&["kvm", "net"])));
         assert!(seen("proc/self").contains("fd"));
+        if may_make_devices(directory.path()) && Path::new("/dev/net/tun").exists() {
+            let tun = fs::metadata(own.join("root/dev/net/tun")).unwrap();
+            let hosts = fs::metadata("/dev/net/tun").unwrap();
+            assert_eq!(tun.rdev(), hosts.rdev());
+            let owner = (tun.uid(), tun.mode() & 0o777);
+            assert_eq!(owner, (identity.uid.as_raw(), 0o600));
+        }
         assert_eq!(fs::read_link(own.join("cwd")).unwrap(), Path::new("/run"));
         let status = fs::read_to_string(own.join("status")).unwrap();
         let pid = process.id().pid;
