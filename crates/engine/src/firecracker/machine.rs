@@ -44,6 +44,11 @@ const PROOFS: [Duration; 4] = [
 ];
 /// Number of lines of Firecracker's log that explain an end.
 const LOG_LINES: usize = 6;
+/// The versions whose guests nobody reaches any more once the API has resumed them: they wait for
+/// the guest to acknowledge an event of its vsock that they have not sent. Firecracker has mended
+/// it after 1.16.1 ("do not arm the TRANSPORT_RESET RX gate on bare resume"). Their processes are
+/// stopped and continued instead.
+const DEAF_AFTER_RESUME: [&str; 2] = ["1.16.0", "1.16.1"];
 /// How Firecracker ends its log when it ends as it should.
 const ORDERLY_END: &str = "exit_code=0";
 
@@ -87,15 +92,20 @@ impl FirecrackerMachine {
         let end = EndWatch {
             place: place.clone(),
             process: process.clone(),
+            api: api.clone(),
             link: link.clone(),
             ending: Arc::clone(&ending),
         };
         let signs = watch::Sender::new(Signs::default());
-        let disks = watch_disks(pipes.clone(), api.clone(), signs.clone());
+        let disks = DiskWatch {
+            process: process.clone(),
+            api: api.clone(),
+            signs: signs.clone(),
+        };
         let watchers = [
             tokio::spawn(end.end_with_guest()).abort_handle(),
             tokio::spawn(follow(pipes.clone())).abort_handle(),
-            tokio::spawn(disks).abort_handle(),
+            tokio::spawn(disks.tell_of_failures(pipes.clone())).abort_handle(),
         ];
         Self {
             handle,
@@ -189,7 +199,19 @@ impl FirecrackerMachine {
         if self.process.ended().is_some() {
             return Err(ControlError::Ended);
         }
+        let request = request.into();
+        if is_held(&self.process) {
+            return Err(ControlError::Refused {
+                order: request.name,
+                reason: "its process is stopped".to_owned(),
+            });
+        }
         api::ask(&self.api, request, ORDER_LIMIT).await
+    }
+
+    fn send(&self, order: &'static str, signal: Signal) -> Result<(), ControlError> {
+        let sent = self.process.signal(signal);
+        sent.map_err(|source| ControlError::Io { order, source })
     }
 
     /// Why it ended, from all that is known of it. `None`: it failed.
@@ -227,20 +249,33 @@ async fn follow(pipes: Option<Arc<Pipes>>) {
     }
 }
 
-/// Tells of disks that fail, for as long as Firecracker takes orders.
-async fn watch_disks(pipes: Option<Arc<Pipes>>, api: SocketOf, signs: watch::Sender<Signs>) {
-    let Some(pipes) = pipes else {
-        return;
-    };
-    let mut tally = Tally::default();
-    loop {
-        let failures = pipes.failures().await;
-        if let Err(error) = api::ask(&api, Order::FLUSH_METRICS, ORDER_LIMIT).await {
-            tracing::warn!(%error, ?failures, "which disk fails is not known");
+/// Whether a signal holds it, so that it takes no orders.
+fn is_held(process: &Process) -> bool {
+    // One that has ended is not held by anything.
+    process.is_stopped().unwrap_or(false)
+}
+
+/// Tells of disks that the host cannot read or write.
+struct DiskWatch {
+    process: Process,
+    api: SocketOf,
+    signs: watch::Sender<Signs>,
+}
+
+impl DiskWatch {
+    async fn tell_of_failures(self, pipes: Option<Arc<Pipes>>) {
+        let Some(pipes) = pipes else {
             return;
+        };
+        let mut tally = Tally::default();
+        while self.process.ended().is_none() {
+            let failures = pipes.failures().await;
+            match api::ask(&self.api, Order::FLUSH_METRICS, ORDER_LIMIT).await {
+                Ok(_) => tally.tell(&failures, &pipes.take_metrics(), &self.signs),
+                Err(error) => tracing::warn!(%error, ?failures, "which disk fails is not known"),
+            }
+            tokio::time::sleep(disk_errors::PAUSE).await;
         }
-        tally.tell(&failures, &pipes.take_metrics(), &signs);
-        tokio::time::sleep(disk_errors::PAUSE).await;
     }
 }
 
@@ -248,6 +283,7 @@ async fn watch_disks(pipes: Option<Arc<Pipes>>, api: SocketOf, signs: watch::Sen
 struct EndWatch {
     place: Place,
     process: Process,
+    api: SocketOf,
     link: SocketOf,
     ending: Arc<Ending>,
 }
@@ -272,7 +308,7 @@ impl EndWatch {
         loop {
             console.says_off().await?;
             for pause in PROOFS {
-                if link::is_silent(&self.link).await {
+                if link::is_silent(&self.link).await && !self.is_paused().await {
                     return Ok(());
                 }
                 // It may be about to stop. Or somebody has only printed these words.
@@ -280,6 +316,15 @@ impl EndWatch {
             }
             console.changed().await?;
         }
+    }
+
+    /// Whether the guest is silent for a reason that this side has made.
+    async fn is_paused(&self) -> bool {
+        if is_held(&self.process) {
+            return true;
+        }
+        let described = api::ask(&self.api, Order::DESCRIBE, ORDER_LIMIT).await;
+        described.is_ok_and(|described| activity_of(&described) == Some(Activity::Paused))
     }
 }
 
@@ -327,12 +372,7 @@ impl Machine for FirecrackerMachine {
     }
 
     fn signal(&self, signal: Signal) -> Result<(), ControlError> {
-        self.process
-            .signal(signal)
-            .map_err(|source| ControlError::Io {
-                order: "signal",
-                source,
-            })
+        self.send("signal", signal)
     }
 
     /// Firecracker has no power button. Ctrl-Alt-Del has a guest restart in an orderly way, and
@@ -342,11 +382,21 @@ impl Machine for FirecrackerMachine {
     }
 
     async fn pause(&self) -> Result<(), ControlError> {
-        self.order(Order::PAUSE).await.map(|_| ())
+        if is_held(&self.process) {
+            return Ok(());
+        }
+        let described = self.order(Order::DESCRIBE).await?;
+        match is_deaf_after_resume(&described) {
+            true => self.send("pause", Signal::STOP),
+            false => self.order(Order::PAUSE).await.map(|_| ()),
+        }
     }
 
     async fn resume(&self) -> Result<(), ControlError> {
-        self.order(Order::RESUME).await.map(|_| ())
+        match is_held(&self.process) {
+            true => self.send("resume", Signal::CONT),
+            false => self.order(Order::RESUME).await.map(|_| ()),
+        }
     }
 
     async fn grow_disk(&self, disk: &Disk, size: ByteSize) -> Result<(), ControlError> {
@@ -370,23 +420,37 @@ impl Machine for FirecrackerMachine {
         let Some(pipes) = &self.pipes else {
             return Ok(Counters::default());
         };
+        if is_held(&self.process) {
+            return Ok(pipes.take_metrics());
+        }
         // It has written them when it answers.
         self.order(Order::FLUSH_METRICS).await?;
         Ok(pipes.take_metrics())
     }
 
     async fn activity(&self) -> Result<Activity, ControlError> {
+        if is_held(&self.process) {
+            return Ok(Activity::Paused);
+        }
         let answer = self.order(Order::DESCRIBE).await?;
-        let state = answer.get("state").and_then(Value::as_str);
-        ACTIVITY
-            .iter()
-            .find(|(word, _)| Some(*word) == state)
-            .map(|(_, activity)| *activity)
-            .ok_or_else(|| ControlError::Malformed {
-                order: "describe",
-                answer: answer.to_string().chars().take(80).collect(),
-            })
+        activity_of(&answer).ok_or_else(|| ControlError::Malformed {
+            order: "describe",
+            answer: answer.to_string().chars().take(80).collect(),
+        })
     }
+}
+
+/// What a machine says that it does.
+fn activity_of(described: &Value) -> Option<Activity> {
+    let state = described.get("state").and_then(Value::as_str);
+    let known = ACTIVITY.iter().find(|(word, _)| Some(*word) == state);
+    known.map(|(_, activity)| *activity)
+}
+
+/// Whether the API of this machine must not resume it.
+fn is_deaf_after_resume(described: &Value) -> bool {
+    let version = described.get("vmm_version").and_then(Value::as_str);
+    version.is_some_and(|version| DEAF_AFTER_RESUME.contains(&version))
 }
 
 /// By which path a machine, as it describes itself, has opened a disk.
@@ -503,6 +567,22 @@ mod tests {
         ] {
             assert_eq!(cause(ended, &clues), expected, "{ended:?} {clues:?}");
         }
+    }
+
+    #[test]
+    fn only_the_versions_that_cannot_do_it_are_kept_from_resuming() {
+        for (version, is_deaf) in [
+            ("1.10.1", false),
+            ("1.15.1", false),
+            ("1.16.0", true),
+            ("1.16.1", true),
+            ("1.16.2", false),
+            ("1.17.0", false),
+        ] {
+            let described = json!({ "state": "Running", "vmm_version": version });
+            assert_eq!(is_deaf_after_resume(&described), is_deaf, "{version}");
+        }
+        assert!(!is_deaf_after_resume(&json!({ "state": "Running" })));
     }
 
     #[test]
