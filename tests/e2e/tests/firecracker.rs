@@ -87,11 +87,13 @@ fn the_process_has_no_more_of_the_host_than_it_needs() {
         assert_eq!(soft, Some(most), "{line}");
     }
     // The files of its VM, its sockets and pipes, and what it has made itself.
-    let disks = [home.paths().vms(), home.paths().state.clone()];
+    let state = &home.paths().state;
     for entry in fs::read_dir(process.join("fd")).unwrap() {
         let target = fs::read_link(entry.unwrap().path()).unwrap();
-        let is_of_vm = disks.iter().any(|directory| target.starts_with(directory))
-            && target.extension().is_some_and(|kind| kind != "db");
+        let below = ["vms", "images", "kernels"];
+        let is_of_vm = below
+            .iter()
+            .any(|name| target.starts_with(state.join(name)));
         let shown = target.to_string_lossy().into_owned();
         let is_known = [
             "anon_inode:",
