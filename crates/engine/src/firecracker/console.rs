@@ -14,6 +14,7 @@
 //! prompt on the same line. Everybody who may write to the console can print them, too: whoever
 //! ends a machine for them looks first whether the guest still answers.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -42,11 +43,20 @@ pub(super) enum LastWords {
 pub(super) fn last_words(log: &Path) -> LastWords {
     let last = tail(log, 1)
         .pop()
-        .or_else(|| tail(&log.with_extension("log.1"), 1).pop());
+        .or_else(|| tail(&set_aside(log)?, 1).pop());
     match last {
         Some(line) if is_off(&line) => LastWords::Off,
         _ => LastWords::Other,
     }
+}
+
+/// The part of this log that was set aside. What has its name may also be the log of the machine
+/// before this one, which has ended in its own way: that was written to before this log was made.
+fn set_aside(log: &Path) -> Option<PathBuf> {
+    let aside = log.with_extension("log.1");
+    let made = fs::metadata(log).ok()?.created().ok()?;
+    let written = fs::metadata(&aside).ok()?.modified().ok()?;
+    (written > made).then_some(aside)
 }
 
 /// How a kernel that cannot switch the power off ends (`kernel/reboot.c`, of different ages).
@@ -126,7 +136,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{self, OpenOptions};
+    use std::fs::OpenOptions;
     use std::io::Write;
 
     #[test]
@@ -172,10 +182,23 @@ mod tests {
         in_time.unwrap().unwrap();
         assert_eq!(last_words(&path), LastWords::Off);
         // Cut off at that very moment.
-        fs::rename(&path, path.with_extension("log.1")).unwrap();
+        let said = fs::read(&path).unwrap();
+        fs::write(path.with_extension("log.1"), said).unwrap();
         fs::write(&path, "").unwrap();
         assert_eq!(last_words(&path), LastWords::Off);
         fs::write(&path, "[    0.1] begins\r\n").unwrap();
+        assert_eq!(last_words(&path), LastWords::Other);
+    }
+
+    #[test]
+    fn the_last_words_of_the_machine_before_are_not_those_of_this_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("console.log");
+        fs::write(&path, "[   12.345678] reboot: System halted\r\n").unwrap();
+        assert_eq!(last_words(&path), LastWords::Off);
+        // As the next launch does.
+        drop(crate::files::log(&path).unwrap());
+        assert!(path.with_extension("log.1").exists());
         assert_eq!(last_words(&path), LastWords::Other);
     }
 }
