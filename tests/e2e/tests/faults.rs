@@ -325,8 +325,8 @@ fn a_host_without_room_costs_a_running_guest_nothing_that_was_synced() {
     script(&home, "cramped", "echo kept >/root/kept; sync").exited_with(0);
     // What takes the room is the host's, so that all of a guest's writes fail from here on.
     let filler = vms.join("filler");
-    let mut file = fs::File::create(&filler).unwrap();
-    let full = io::copy(&mut io::repeat(1), &mut file).unwrap_err();
+    let fill = || io::copy(&mut io::repeat(1), &mut fs::File::create(&filler)?);
+    let full = fill().unwrap_err();
     assert_eq!(full.kind(), io::ErrorKind::StorageFull);
     let write = "dd if=/dev/urandom of=/root/much bs=1M count=32 conv=fsync 2>&1";
     let output = script(&home, "cramped", write);
