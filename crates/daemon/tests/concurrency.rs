@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use banger_client::{Client, ClientError};
 use banger_proto::api::{CreateVm, KillVm, Operation, OperationState, SetVm, VmState};
 use banger_proto::error::ErrorKind;
+use banger_proto::id::VmId;
 use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Daemon, Home, refusal, small, soon, succeeded};
@@ -111,8 +112,8 @@ async fn fifty_clients_get_just_what_they_asked_for() {
     let vms = daemon.client.vms().await.unwrap();
     let names: BTreeSet<&str> = vms.iter().map(|vm| vm.name.as_str()).collect();
     assert_eq!(names.len(), CLIENTS + ROUNDS);
-    let addresses: BTreeSet<_> = vms.iter().map(|vm| &vm.ip).collect();
-    assert_eq!(addresses.len(), vms.len(), "each has a slot of its own");
+    let slots: BTreeSet<u64> = vms.iter().map(|vm| slot(&home, &vm.id)).collect();
+    assert_eq!(slots.len(), vms.len(), "each has a slot of its own");
     for vm in &vms {
         let boots = vm.name.as_str().starts_with("own-")
             && vm
@@ -160,6 +161,14 @@ async fn a_vm_that_hangs_in_its_start_blocks_no_other() {
     assert_eq!(stuck.state, VmState::Starting);
     succeeded(&daemon.delete_vm("stuck").await);
     home.assert_clean();
+}
+
+/// What a VM's record says of its slot.
+fn slot(home: &Home, vm: &VmId) -> u64 {
+    let record = home.paths().vms().join(vm.as_str()).join("vm.json");
+    let record = std::fs::read(record).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    record["slot"].as_u64().unwrap()
 }
 
 fn freeze(engine: Option<u32>) {

@@ -408,7 +408,8 @@ async fn a_start_that_hangs_is_killed_at_any_stage() {
         let created = daemon.begin(small("a")).await.unwrap();
         let stage = point.split(':').next().unwrap();
         daemon.reach(&created.id, stage).await;
-        succeeded(&daemon.kill_vm("a", &KillVm::default()).await);
+        let killed = daemon.kill_vm("a", &KillVm::default()).await;
+        assert_eq!(killed.error.unwrap().kind, ErrorKind::NotFound, "{point}");
         let created = daemon.end(&created.id).await;
         assert_eq!(created.error.unwrap().kind, ErrorKind::Cancelled, "{point}");
         home.assert_clean();

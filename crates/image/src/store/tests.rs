@@ -164,7 +164,7 @@ fn a_damaged_artifact_is_named_with_what_to_do() {
         error
             .hint()
             .unwrap()
-            .starts_with(&format!("remove {}", image.display()))
+            .starts_with(&format!("put the files in {} back", image.display()))
     );
 
     let kernel = place.add_kernel();
