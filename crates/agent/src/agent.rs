@@ -31,6 +31,7 @@ pub struct Agent {
     commands: Mutex<BTreeSet<i32>>,
     running: watch::Sender<usize>,
     stop: watch::Sender<bool>,
+    ports: watch::Sender<()>,
 }
 
 /// What the daemon has configured.
@@ -52,6 +53,7 @@ impl Agent {
             commands: Mutex::default(),
             running: watch::Sender::new(0),
             stop: watch::Sender::new(false),
+            ports: watch::Sender::new(()),
         }
     }
 
@@ -95,6 +97,16 @@ impl Agent {
         if timeout(grace, ended).await.is_err() {
             self.signal_commands(Signal::KILL);
         }
+    }
+
+    /// Somebody looks at the listening sockets.
+    pub fn ports_looked_at(&self) {
+        self.ports.send_replace(());
+    }
+
+    /// Changes whenever somebody looks at the listening sockets.
+    pub fn watch_looks_at_ports(&self) -> watch::Receiver<()> {
+        self.ports.subscribe()
     }
 
     /// Asks the agent's main loop to end.

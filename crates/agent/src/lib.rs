@@ -21,6 +21,7 @@ pub mod http;
 pub mod identity;
 pub mod link;
 pub mod log;
+pub mod ports;
 pub mod power;
 pub mod report;
 pub mod serve;
@@ -28,5 +29,6 @@ pub mod sftp;
 pub mod ssh;
 pub mod stats;
 pub mod tcp;
+pub mod udp;
 
 mod watch;

@@ -1,4 +1,5 @@
-//! Connections to ports in the guest: for `/v1/tcp` and for SSH's `-L`.
+//! Connections to ports in the guest: for `/v1/tcp` and for SSH's forwarding. Those for `/v1/udp` are
+//! in [`crate::udp`].
 
 use std::fs;
 use std::io;
@@ -6,16 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 /// How long the other end may take to accept.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Pieces that wait for a slow reader on each side.
-const QUEUE: usize = 4;
+pub(crate) const QUEUE: usize = 4;
 const PIECE: usize = 64 * 1024;
 
 /// Why there is no connection.
@@ -44,6 +44,8 @@ pub struct Connection {
     pub input: mpsc::Sender<Bytes>,
     /// Bytes from the other end; dropping the receiver closes the connection.
     pub output: mpsc::Receiver<io::Result<Bytes>>,
+    /// Breaks the connection off, so that nobody takes what was sent for all of it.
+    pub abort: oneshot::Sender<()>,
 }
 
 /// Connects to `host:port`.
@@ -51,13 +53,8 @@ pub struct Connection {
 /// # Errors
 /// The address makes no sense or nobody accepts.
 pub async fn connect(address: &str) -> Result<Connection, ConnectError> {
-    let invalid = || ConnectError::Address(address.to_owned());
-    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
-    let port: u16 = port.parse().map_err(|_| invalid())?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
     let mut failure = None;
-    for ip in resolve(host) {
-        let address = SocketAddr::new(ip, port);
+    for address in addresses(address)? {
         match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(carry(stream)),
             Ok(Err(source)) => failure = Some(ConnectError::Connect { address, source }),
@@ -67,7 +64,23 @@ pub async fn connect(address: &str) -> Result<Connection, ConnectError> {
             }
         }
     }
-    Err(failure.unwrap_or_else(|| ConnectError::UnknownHost(host.to_owned())))
+    Err(failure.unwrap_or_else(|| ConnectError::UnknownHost(address.to_owned())))
+}
+
+/// What `host:port` may stand for, in the order in which it is to be tried.
+pub(crate) fn addresses(address: &str) -> Result<Vec<SocketAddr>, ConnectError> {
+    let invalid = || ConnectError::Address(address.to_owned());
+    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+    let port: u16 = port.parse().map_err(|_| invalid())?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let found = resolve(host);
+    match found.is_empty() {
+        true => Err(ConnectError::UnknownHost(host.to_owned())),
+        false => Ok(found
+            .into_iter()
+            .map(|ip| SocketAddr::new(ip, port))
+            .collect()),
+    }
 }
 
 /// A static binary has no resolver of the C library; what is in the guest is named by
@@ -100,18 +113,34 @@ fn resolve(host: &str) -> Vec<IpAddr> {
     found
 }
 
-fn carry(stream: TcpStream) -> Connection {
+/// A connection's bytes through two queues.
+pub(crate) fn carry(stream: TcpStream) -> Connection {
     // Small messages of interactive protocols must not wait; refused only on dead sockets.
     let _ = stream.set_nodelay(true);
-    let (read, write) = stream.into_split();
+    let (read, mut write) = stream.into_split();
     let (input, to_peer) = mpsc::channel(QUEUE);
     let (from_peer, output) = mpsc::channel(QUEUE);
-    tokio::spawn(send(write, to_peer));
+    let (abort, aborted) = oneshot::channel();
+    tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            Ok(()) = aborted => {}
+            () = send(&mut write, to_peer) => return,
+        }
+        // Refused only on a socket that is dead already.
+        let _ = write.as_ref().set_zero_linger();
+        write.forget();
+    });
     tokio::spawn(receive(read, from_peer));
-    Connection { input, output }
+    Connection {
+        input,
+        output,
+        abort,
+    }
 }
 
-async fn send(mut stream: OwnedWriteHalf, mut queue: mpsc::Receiver<Bytes>) {
+/// Writes what comes in the queue, and ends that direction at the queue's end.
+pub(crate) async fn send(stream: &mut (impl AsyncWrite + Unpin), mut queue: mpsc::Receiver<Bytes>) {
     while let Some(bytes) = queue.recv().await {
         if stream.write_all(&bytes).await.is_err() {
             return;
@@ -121,7 +150,11 @@ async fn send(mut stream: OwnedWriteHalf, mut queue: mpsc::Receiver<Bytes>) {
     let _ = stream.shutdown().await;
 }
 
-async fn receive(mut stream: OwnedReadHalf, queue: mpsc::Sender<io::Result<Bytes>>) {
+/// Queues what is read, until there is no more or nobody takes it.
+pub(crate) async fn receive(
+    mut stream: impl AsyncRead + Unpin,
+    queue: mpsc::Sender<io::Result<Bytes>>,
+) {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(PIECE);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use banger_proto::VERSION;
 use banger_proto::api::{
     BuildImage, CachePart, Catalog, CommitVm, CreateVm, DaemonStatus, Engine, EngineKind, Image,
-    InstallEngine, Kernel, KillVm, LogKind, Operation, PullBundle, PullImage, RegisterImage,
+    InstallEngine, Kernel, KillVm, LogKind, Operation, Port, PullBundle, PullImage, RegisterImage,
     RenameImage, SetVm, SshTarget, Version, Vm, VmHealth, VmStats,
 };
 use banger_proto::id::OperationId;
@@ -243,6 +243,15 @@ impl Client {
     pub async fn vm_health(&self, vm: &str) -> Result<VmHealth, ClientError> {
         self.transport
             .json(Call::get(path("/v1/vms/", vm, "/health")))
+            .await
+    }
+
+    /// `GET /v1/vms/{vm}/ports`: where its guest listens and how the host reaches that; with
+    /// `probe`, also which of it are web servers, which takes some seconds at most.
+    pub async fn vm_ports(&self, vm: &str, probe: bool) -> Result<Vec<Port>, ClientError> {
+        let query = format!("/ports?probe={probe}");
+        self.transport
+            .json(Call::get(path("/v1/vms/", vm, &query)))
             .await
     }
 

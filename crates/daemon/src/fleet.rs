@@ -2,6 +2,7 @@
 //! ones into being.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use banger_image::ImageError;
@@ -64,6 +65,9 @@ impl Fleet {
     pub fn bring_in(&self, row: VmRow, origin: Origin) -> Handle {
         let id = row.id.clone();
         let handle = Handle::spawn(Arc::clone(&self.host), row, origin);
+        self.host
+            .reach
+            .serve(handle.caller(), self.loopback(&handle));
         let mut vms = self.vms();
         vms.retain(|_, known| !known.look(|status| status.gone));
         vms.insert(id, handle.clone());
@@ -455,6 +459,12 @@ impl Fleet {
         futures_util::future::join_all(handles.iter().map(Handle::quiesce)).await;
     }
 
+    /// The host's own address for a VM.
+    pub fn loopback(&self, vm: &Handle) -> Ipv4Addr {
+        let slot = vm.look(|status| status.row.slot);
+        banger_net::plan::loopback(&self.host.instance, slot)
+    }
+
     /// A VM as the API shows it.
     pub fn describe(&self, vm: &Handle) -> api::Vm {
         let status = vm.status();
@@ -482,6 +492,7 @@ impl Fleet {
                 .ok()
                 .filter(|_| row.engine != EngineKind::Fake)
                 .map(|ip| ip.to_string()),
+            loopback: Some(self.loopback(vm)),
             labels: row.labels.clone(),
             ephemeral: row.lease.is_some(),
             created_at: row.created_at.clone(),

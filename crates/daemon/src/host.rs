@@ -24,6 +24,7 @@ use crate::instance;
 use crate::leases::Leases;
 use crate::operations::Operations;
 use crate::pulls::Pulls;
+use crate::reach::Reach;
 use crate::store::{Database, StoreError};
 use crate::vm::bounded_logs::BoundedLogs;
 use crate::vm::plan::Layout;
@@ -115,7 +116,9 @@ pub struct Host {
     pub installer: Installer,
     /// The network of the VMs.
     pub network: Network,
-    /// The same, for plans.
+    /// The ports of the host that lead to those of guests.
+    pub reach: Reach,
+    /// The network's config, for plans.
     pub network_config: NetworkConfig,
     /// What happens, for whoever watches.
     pub events: Events,
@@ -193,6 +196,7 @@ impl Host {
             engines,
             installer: Installer::open(installer_config(&paths)),
             network: Network::new(network_config.clone())?,
+            reach: Reach::default(),
             network_config,
             operations: Operations::new(&node, events.clone()),
             events,

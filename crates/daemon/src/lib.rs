@@ -26,6 +26,7 @@ pub mod leaks;
 pub mod leases;
 pub mod operations;
 pub mod pulls;
+pub mod reach;
 pub mod reconcile;
 pub mod server;
 pub mod store;

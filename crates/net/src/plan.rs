@@ -81,6 +81,31 @@ pub fn address(config: &NetworkConfig, slot: u16) -> Result<Ipv4Addr, PlanError>
     })
 }
 
+/// The first two bytes of the loopback addresses by which the host reaches VMs.
+const LOOPBACK: [u8; 2] = [127, 77];
+/// Bits of such an address that are the slot's; those before are the instance's.
+const SLOT_BITS: u32 = 10;
+
+/// The host's own address for the VM in `slot`: 127.77.x.y, whatever the network is like. The
+/// whole of 127.0.0.0/8 is the host's (RFC 1122, section 3.2.1.3), so nothing must be set up.
+///
+/// The instance has a part in it, so that two on one host seldom want the same port.
+pub fn loopback(instance: &InstanceId, slot: u16) -> Ipv4Addr {
+    debug_assert!(slot >> SLOT_BITS == 0, "the bridge has fewer ports");
+    let of_instance = instance.head() >> (16 + SLOT_BITS);
+    let of_instance = u16::try_from(of_instance).expect("6 bits are left");
+    let [a, b] = LOOPBACK;
+    let [c, d] = (of_instance << SLOT_BITS | slot).to_be_bytes();
+    Ipv4Addr::new(a, b, c, d)
+}
+
+/// The slot whose [`loopback`] address this is.
+pub fn slot_of_loopback(instance: &InstanceId, address: Ipv4Addr) -> Option<u16> {
+    let [.., c, d] = address.octets();
+    let slot = u16::from_be_bytes([c, d]) & ((1 << SLOT_BITS) - 1);
+    (slot > 0 && loopback(instance, slot) == address).then_some(slot)
+}
+
 /// The last slot that has a place on the network; the first is 1.
 pub fn last_slot(config: &NetworkConfig) -> Result<u16, InvalidConfig> {
     Ok(Subnet::new(config.bridge)?.last_slot())
@@ -252,6 +277,28 @@ mod tests {
             plan.dns,
             plan.mtu
         ));
+    }
+
+    #[test]
+    fn a_loopback_address_is_of_one_instance_and_one_slot() {
+        let one: InstanceId = "1f2e0000000000000000000000000000".parse().unwrap();
+        let other: InstanceId = "ffffffff000000000000000000000000".parse().unwrap();
+        let address = loopback(&one, 7);
+        assert_eq!(address, Ipv4Addr::new(127, 77, 28, 7));
+        assert_eq!(loopback(&other, 1023), Ipv4Addr::new(127, 77, 255, 255));
+        for slot in 1..=u16::try_from(BRIDGE_PORTS_MAX).unwrap() {
+            let address = loopback(&one, slot);
+            assert_eq!(slot_of_loopback(&one, address), Some(slot));
+            assert_eq!(slot_of_loopback(&other, address), None);
+        }
+        for stranger in [
+            [127, 0, 0, 1],
+            [127, 77, 28, 0],
+            [127, 78, 28, 7],
+            [10, 77, 28, 7],
+        ] {
+            assert_eq!(slot_of_loopback(&one, stranger.into()), None);
+        }
     }
 
     #[test]

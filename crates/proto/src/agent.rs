@@ -8,6 +8,9 @@
 //! | `POST /v1/exec`              | [`crate::frame`] stream | [`crate::frame`] stream       |
 //! | `POST /v1/ssh`               | bytes                   | bytes: an SSH connection      |
 //! | `POST /v1/tcp?addr=A`        | bytes                   | bytes: a TCP connection to A  |
+//! | `POST /v1/udp?addr=A`        | [`crate::datagram`]s    | [`crate::datagram`]s from A   |
+//! | `GET /v1/ports`              | -                       | [`Listener`] list             |
+//! | `GET /v1/ports/watch`        | -                       | lines, each a [`Listener`] list |
 //! | `GET /v1/files?path=P`       | -                       | tar stream of P               |
 //! | `PUT /v1/files?path=P`       | tar stream              | 204; unpacked below P         |
 //! | `GET /v1/system`             | -                       | tar stream of the system      |
@@ -20,6 +23,9 @@
 //! An error is a status of 4xx or 5xx with a JSON [`AgentError`]. The header
 //! `x-request-id` carries the id of the request that all this serves; the agent logs it.
 //! The agent keeps the newest part of its log for `GET /v1/log`.
+//!
+//! What a watch of the ports sends is the TCP ports, once and then whenever they have changed,
+//! without the processes that have them: those take a look at every process of the guest.
 //!
 //! Files go as tar streams with modes, owners, times, symbolic and hard links, file
 //! capabilities and `user.` attributes. Out: the entries are named from the base name of the
@@ -40,9 +46,11 @@
 //! and a daemon of different versions understand each other.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::port::Protocol;
 use crate::size::ByteSize;
 
 /// Header that carries the request id into the guest's log.
@@ -283,6 +291,31 @@ pub struct NetworkUsage {
     pub received: ByteSize,
     /// Bytes sent.
     pub sent: ByteSize,
+}
+
+/// A socket of the guest that waits for others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Listener {
+    /// Its port.
+    pub port: u16,
+    /// Of which protocol it is.
+    pub protocol: Protocol,
+    /// The address that it is bound to: unspecified for all of the guest's.
+    pub address: IpAddr,
+    /// The process that has it, where that was asked for and is to be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ListenerProcess>,
+}
+
+/// A process that has a [`Listener`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ListenerProcess {
+    /// Its process id in the guest.
+    pub pid: u32,
+    /// Its name, as `/proc/PID/comm` has it.
+    pub name: String,
+    /// Its arguments, separated by blanks.
+    pub command: String,
 }
 
 /// How full a file system of the guest is.

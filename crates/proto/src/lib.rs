@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod datagram;
 pub mod doctor;
 pub mod error;
 pub mod exit;
@@ -15,6 +16,7 @@ pub mod fuzz;
 pub mod hello;
 pub mod id;
 pub mod name;
+pub mod port;
 pub mod reference;
 pub mod size;
 pub mod url;

@@ -20,6 +20,7 @@ use tracing::{Instrument, info, info_span, warn};
 pub use body::Body;
 
 use crate::agent::Agent;
+use crate::ports;
 
 /// Longest JSON body that is read.
 const JSON_LIMIT: usize = 4 * 1024 * 1024;
@@ -100,6 +101,11 @@ async fn route(agent: &Arc<Agent>, request: Request<Incoming>) -> Answer {
         ("/v1/exec", &Method::POST) => exec::exec(agent, request).await,
         ("/v1/ssh", &Method::POST) => streams::ssh(agent, request),
         ("/v1/tcp", &Method::POST) => streams::tcp(request).await,
+        ("/v1/udp", &Method::POST) => streams::udp(request).await,
+        ("/v1/ports", &Method::GET) => Ok(json(StatusCode::OK, &ports::list(agent).await)),
+        ("/v1/ports/watch", &Method::GET) => {
+            Ok(Response::new(Body::Bytes(ports::watch(agent.clone()))))
+        }
         ("/v1/files", &Method::GET) => streams::get_files(&request),
         ("/v1/system", &Method::GET) => streams::get_system(),
         ("/v1/files", &Method::PUT) => streams::put_files(request).await,

@@ -20,7 +20,7 @@ use tracing::{Instrument, warn};
 
 use super::{Answer, Body, Failure, empty, query};
 use crate::agent::Agent;
-use crate::{files, ssh, tcp};
+use crate::{files, ssh, tcp, udp};
 
 /// Pieces that wait for a slow reader; each is at most 64 KiB.
 const QUEUE: usize = 4;
@@ -47,22 +47,43 @@ pub(super) fn ssh(agent: &Arc<Agent>, request: Request<Incoming>) -> Answer {
 /// `POST /v1/tcp?addr=A`.
 pub(super) async fn tcp(request: Request<Incoming>) -> Answer {
     let address = query(&request, "addr")?;
-    let connection = tcp::connect(&address).await.map_err(|error| Failure {
+    let connection = tcp::connect(&address).await.map_err(not_connected)?;
+    Ok(carry(request, connection))
+}
+
+/// `POST /v1/udp?addr=A`.
+pub(super) async fn udp(request: Request<Incoming>) -> Answer {
+    let address = query(&request, "addr")?;
+    let connection = udp::connect(&address).await.map_err(not_connected)?;
+    Ok(carry(request, connection))
+}
+
+fn not_connected(error: tcp::ConnectError) -> Failure {
+    Failure {
         status: match error {
             tcp::ConnectError::Connect { .. } => StatusCode::BAD_GATEWAY,
             _ => StatusCode::BAD_REQUEST,
         },
         message: error.to_string(),
-    })?;
+    }
+}
+
+/// The request's body goes to the connection, and what comes from it is the answer's.
+fn carry(request: Request<Incoming>, connection: tcp::Connection) -> Response<Body> {
     let mut body = request.into_body();
     tokio::spawn(async move {
-        while let Some(Ok(bytes)) = next(&mut body).await {
+        while let Some(piece) = next(&mut body).await {
+            let Ok(bytes) = piece else {
+                // A connection that has ended already needs no breaking off.
+                let _ = connection.abort.send(());
+                return;
+            };
             if connection.input.send(bytes).await.is_err() {
                 return;
             }
         }
     });
-    Ok(Response::new(Body::Bytes(connection.output)))
+    Response::new(Body::Bytes(connection.output))
 }
 
 /// `GET /v1/files?path=P`.

@@ -9,6 +9,8 @@ mod files;
 #[cfg(test)]
 mod link;
 #[cfg(test)]
+mod ports;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod ssh;

@@ -48,3 +48,49 @@ async fn a_port_that_nobody_listens_on_is_a_bad_gateway() {
         "{body:?}"
     );
 }
+
+#[tokio::test]
+async fn each_direction_ends_by_itself() {
+    let agent = TestAgent::start().await;
+    let mut client = agent.connect().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"all I say").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut input = Vec::new();
+        stream.read_to_end(&mut input).await.unwrap();
+        input
+    });
+    let (input, response) = client
+        .stream(&format!("/v1/tcp?addr=127.0.0.1:{port}"))
+        .await;
+    let output = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(output, "all I say");
+    for _ in 0..100 {
+        input.send(Bytes::from(vec![b'x'; 10_000])).await.unwrap();
+    }
+    drop(input);
+    assert_eq!(server.await.unwrap().len(), 1_000_000);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_reset_is_no_end_of_output() {
+    let agent = TestAgent::start().await;
+    let mut client = agent.connect().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"half").await.unwrap();
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.unwrap();
+        stream.set_zero_linger().unwrap();
+    });
+    let (input, response) = client
+        .stream(&format!("/v1/tcp?addr=127.0.0.1:{port}"))
+        .await;
+    input.send(Bytes::from_static(b"x")).await.unwrap();
+    assert!(response.into_body().collect().await.is_err());
+}

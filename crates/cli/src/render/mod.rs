@@ -7,6 +7,7 @@ pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod lists;
 pub(crate) mod operation;
+pub(crate) mod ports;
 pub(crate) mod stats;
 pub(crate) mod style;
 pub(crate) mod table;

@@ -58,6 +58,8 @@ pub(crate) fn vm_text(vm: &Vm, now: Timestamp, style: Style) -> String {
         ),
     ]);
     facts.extend(vm.ip.iter().map(|ip| ("address", ip.clone())));
+    let loopback = vm.loopback.iter();
+    facts.extend(loopback.map(|address| ("on this host", address.to_string())));
     facts.extend(vm.pid.iter().map(|pid| ("process", pid.to_string())));
     facts.extend(
         vm.labels
@@ -188,6 +190,7 @@ pub(crate) mod tests {
             engine_reason: "no usable KVM: software emulation".into(),
             nat: true,
             ip: Some("172.16.0.2".into()),
+            loopback: Some([127, 77, 28, 1].into()),
             labels: [("team".to_owned(), "a".to_owned())].into(),
             ephemeral: true,
             created_at: "2026-03-02T11:55:00Z".into(),

@@ -267,6 +267,7 @@ pub fn vm(name: &str) -> Vm {
         engine_reason: "a test".into(),
         nat: true,
         ip: None,
+        loopback: None,
         labels: [].into(),
         ephemeral: false,
         created_at: "2026-01-01T00:00:00Z".into(),

@@ -12,6 +12,7 @@ mod logs;
 mod metrics;
 mod operations;
 mod peer;
+mod ports;
 mod shelf;
 mod stats;
 mod stream;
@@ -78,6 +79,7 @@ impl Api {
             .route("/v1/vms/{vm}/logs", get(logs::logs))
             .route("/v1/vms/{vm}/stats", get(stats::of_vm))
             .route("/v1/vms/{vm}/health", get(stats::health))
+            .route("/v1/vms/{vm}/ports", get(ports::of_vm))
             .route("/v1/vms/{vm}/files", get(files::read).put(files::write))
             .route("/v1/stats", get(stats::of_running))
             .route("/v1/images", get(artifacts::images))

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_proto::agent::{
-    AgentError, Clock, Configure, FILE_KIND_HEADER, Grow, Health, REQUEST_ID_HEADER, Shutdown,
-    Stats,
+    AgentError, Clock, Configure, FILE_KIND_HEADER, Grow, Health, Listener, REQUEST_ID_HEADER,
+    Shutdown, Stats,
 };
 use banger_proto::id::RequestId;
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{GuestStream, RequestError};
+use super::{GuestStream, RequestError, WatchedPorts};
 
 /// How long the agent may take to answer a request that is not work in itself.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -174,6 +174,34 @@ impl Guest {
     pub async fn tcp(&self, address: &str) -> Result<GuestStream, RequestError> {
         self.open(&format!("/v1/tcp?addr={}", encoded(address)))
             .await
+    }
+
+    /// Opens an exchange of datagrams, framed as [`banger_proto::datagram`] says, between a
+    /// socket of its own in the guest and `address`, such as `127.0.0.1:53`.
+    ///
+    /// # Errors
+    /// The agent does not answer as it should, or nothing can be sent there.
+    pub async fn udp(&self, address: &str) -> Result<GuestStream, RequestError> {
+        self.open(&format!("/v1/udp?addr={}", encoded(address)))
+            .await
+    }
+
+    /// The guest's listening sockets, with the processes that have them.
+    ///
+    /// # Errors
+    /// The agent does not answer as it should; one of an older version does not know of this.
+    pub async fn ports(&self) -> Result<Vec<Listener>, RequestError> {
+        self.ask(Method::GET, "/v1/ports", empty()).await
+    }
+
+    /// The guest's listening TCP sockets, now and whenever they change.
+    ///
+    /// # Errors
+    /// As [`Self::ports`].
+    pub async fn watch_ports(&self) -> Result<WatchedPorts, RequestError> {
+        let request = self.request(Method::GET, "/v1/ports/watch", empty());
+        let response = self.answered(request).await?;
+        Ok(WatchedPorts::new(data(response.into_body()).boxed()))
     }
 
     /// Has the guest use all of a disk that has become larger.

@@ -9,12 +9,14 @@ mod client;
 pub mod command;
 mod connect;
 mod error;
+mod ports;
 mod stream;
 
 pub use client::{FileStream, Guest};
 pub use connect::connect;
 pub use error::{ConnectError, RequestError};
-pub use stream::GuestStream;
+pub use ports::WatchedPorts;
+pub use stream::{GuestReader, GuestStream, GuestWriter};
 
 #[cfg(test)]
 mod tests;

@@ -24,12 +24,15 @@ const PIECES: usize = 4;
 /// Longest piece; a frame's length ([`banger_proto::hello::MAX_FRAME_SIZE`]).
 const PIECE_LEN: usize = 64 * 1024;
 
+/// What feeds a request's body. An error breaks the request off.
+pub(super) type Pieces = mpsc::Sender<io::Result<Bytes>>;
+
 /// A byte stream with something in the guest.
 ///
 /// Shutting down the writing half ends the input there and leaves the reading half open. A
 /// stream that is dropped is reset, so that what serves it in the guest is hung up.
 pub struct GuestStream {
-    write: PollSender<Bytes>,
+    write: PollSender<io::Result<Bytes>>,
     read: Read,
     /// What was received and not yet read.
     rest: Bytes,
@@ -46,17 +49,17 @@ enum Read {
 
 impl GuestStream {
     /// The body of a request whose bytes will be written to the stream, and what writes them.
-    pub(super) fn request_body() -> (mpsc::Sender<Bytes>, Body) {
-        let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES);
+    pub(super) fn request_body() -> (Pieces, Body) {
+        let (sender, mut pieces) = mpsc::channel(PIECES);
         let frames = stream::poll_fn(move |cx| {
             pieces
                 .poll_recv(cx)
-                .map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+                .map(|piece: Option<io::Result<Bytes>>| piece.map(|piece| piece.map(Frame::data)))
         });
         (sender, StreamBody::new(frames).boxed_unsync())
     }
 
-    pub(super) fn open(sender: mpsc::Sender<Bytes>, body: Incoming) -> Self {
+    pub(super) fn open(sender: Pieces, body: Incoming) -> Self {
         Self {
             write: PollSender::new(sender),
             read: Read::Open(data(body).boxed()),
@@ -66,7 +69,7 @@ impl GuestStream {
 
     /// A stream whose answer comes after the first bytes were written.
     pub(super) fn pending(
-        sender: mpsc::Sender<Bytes>,
+        sender: Pieces,
         response: impl Future<Output = Result<Response<Incoming>, RequestError>> + Send + 'static,
     ) -> Self {
         Self {
@@ -74,6 +77,19 @@ impl GuestStream {
             read: Read::Pending(response.boxed()),
             rest: Bytes::new(),
         }
+    }
+
+    /// Both halves by themselves, for bytes that need not be copied on their way.
+    pub fn into_split(self) -> (GuestReader, GuestWriter) {
+        let Self {
+            mut write,
+            read,
+            rest,
+        } = self;
+        let sender = write.get_ref().cloned();
+        write.close();
+        let reader = GuestReader(Self { write, read, rest });
+        (reader, GuestWriter { sender })
     }
 
     /// The next bytes as they came, without a copy.
@@ -147,7 +163,7 @@ impl AsyncWrite for GuestStream {
         let length = bytes.len().min(PIECE_LEN);
         ready!(stream.write.poll_reserve(cx)).map_err(broken)?;
         let piece = Bytes::copy_from_slice(&bytes[..length]);
-        stream.write.send_item(piece).map_err(broken)?;
+        stream.write.send_item(Ok(piece)).map_err(broken)?;
         Poll::Ready(Ok(length))
     }
 
@@ -159,6 +175,43 @@ impl AsyncWrite for GuestStream {
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_mut().write.close();
         Poll::Ready(Ok(()))
+    }
+}
+
+/// What comes from the guest. Dropped before its end, the stream is reset.
+#[derive(Debug)]
+pub struct GuestReader(GuestStream);
+
+impl Stream for GuestReader {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        self.get_mut().0.poll_bytes(cx)
+    }
+}
+
+/// What goes to the guest. Dropped, it has ended.
+#[derive(Debug)]
+pub struct GuestWriter {
+    sender: Option<Pieces>,
+}
+
+impl GuestWriter {
+    /// Hands bytes over; waits while the guest takes none.
+    ///
+    /// # Errors
+    /// Nobody there takes them any more.
+    pub async fn write(&self, bytes: Bytes) -> io::Result<()> {
+        let sender = self.sender.as_ref().ok_or_else(|| broken(()))?;
+        sender.send(Ok(bytes)).await.map_err(broken)
+    }
+
+    /// Ends it in a way that nobody takes for the end of what was to come.
+    pub async fn break_off(self, why: io::Error) {
+        if let Some(sender) = self.sender {
+            // Where nobody takes anything any more it is broken off already.
+            let _ = sender.send(Err(why)).await;
+        }
     }
 }
 

@@ -24,6 +24,7 @@
 //! | `GET /v1/vms/{vm}/logs?log=&follow=&tail=` | -              | text                           |
 //! | `GET /v1/vms/{vm}/stats`           | -                      | [`VmStats`]                    |
 //! | `GET /v1/vms/{vm}/health`          | -                      | [`VmHealth`]                   |
+//! | `GET /v1/vms/{vm}/ports?probe=`    | -                      | [`Port`] list                  |
 //! | `GET /v1/vms/{vm}/files?path=`     | -                      | tar stream of the guest's path |
 //! | `PUT /v1/vms/{vm}/files?path=`     | tar stream             | 204; unpacked below the path   |
 //! | `POST /v1/vms/{vm}/commit`         | [`CommitVm`]           | 202 [`Operation`]              |
@@ -65,6 +66,7 @@ mod daemon;
 mod engine;
 mod event;
 mod operation;
+mod port;
 mod stats;
 mod vm;
 
@@ -73,6 +75,7 @@ pub use daemon::*;
 pub use engine::*;
 pub use event::*;
 pub use operation::*;
+pub use port::*;
 pub use stats::*;
 pub use vm::*;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +214,9 @@ pub struct Vm {
     pub nat: bool,
     /// Its address inside banger's network.
     pub ip: Option<String>,
+    /// The host's own address at which the guest's TCP ports are reached while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loopback: Option<Ipv4Addr>,
     /// Free marks of the user's.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

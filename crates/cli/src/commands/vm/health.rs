@@ -71,7 +71,8 @@ impl Health {
     }
 }
 
-async fn running(client: &Client) -> Result<Vec<String>, Failure> {
+/// The VMs that run.
+pub(super) async fn running(client: &Client) -> Result<Vec<String>, Failure> {
     let vms = client.vms().await?.into_iter();
     let running = vms.filter(|vm| vm.state == VmState::Running);
     Ok(running.map(|vm| vm.id.to_string()).collect())

@@ -11,6 +11,7 @@ mod kill;
 mod list;
 mod logs;
 mod pause;
+mod ports;
 mod prune;
 mod rename;
 mod restart;
@@ -52,6 +53,8 @@ pub(crate) enum Vm {
     Commit(commit::Commit),
     /// Print a VM's log
     Logs(logs::Logs),
+    /// List the ports that guests listen on, and where this host reaches them
+    Ports(ports::Ports),
     /// Show what VMs use: CPU, memory, disk, network
     Stats(stats::Stats),
     /// Say whether VMs run and their agents answer
@@ -95,6 +98,7 @@ impl Vm {
             Self::Cp(command) => command.run(settings).await,
             Self::Commit(command) => command.run(settings).await,
             Self::Logs(command) => command.run(settings).await,
+            Self::Ports(command) => command.run(settings).await,
             Self::Stats(command) => command.run(settings).await,
             Self::Health(command) => command.run(settings).await,
             Self::Wait(command) => command.run(settings).await,

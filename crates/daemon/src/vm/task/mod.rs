@@ -4,6 +4,7 @@
 //! The task decides by [`super::lifecycle`] and never waits for anything slow itself: starts,
 //! stops and deletes run as jobs beside it, so that a stop or a delete is heard at any time.
 
+mod caller;
 mod jobs;
 mod orders;
 mod owner;
@@ -13,7 +14,6 @@ mod usage;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use banger_engine::Machine;
 use banger_proto::api::{Operation, OperationKind, SetVm};
@@ -23,19 +23,19 @@ use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument as _;
 
+use self::caller::RELINK_LIMIT;
 use self::owner::Owner;
 use self::usage::Usage;
 use super::change::{self, ChangeError};
-use super::lifecycle::{self, Phase, Refusal, Request, Verdict};
+use super::lifecycle::{Phase, Refusal, Request};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::operations::Work;
 use crate::store::{StoreError, VmRow};
 
+pub use self::caller::Caller;
 pub use self::usage::Use;
 
-/// How long a request waits for a link that is being made anew.
-const RELINK_LIMIT: Duration = Duration::from_secs(15);
 /// Requests that may wait in the mailbox.
 const MAILBOX: usize = 32;
 
@@ -308,7 +308,7 @@ impl Handle {
             && self.look(|status| change::needs_guest(change, &status.row))
         {
             // Whether it is refused without one is for the owner to say.
-            let _ = self.link_settled().await;
+            let _ = self.caller().link_settled().await;
         }
         let (reply, answer) = oneshot::channel();
         let command = Command::Ask { ask, behalf, reply };
@@ -324,27 +324,14 @@ impl Handle {
     /// # Errors
     /// The VM does not run, or its link is not mended in time.
     pub async fn guest(&self) -> Result<Guest, RequestError> {
-        let status = self.link_settled().await?;
-        if status.gone {
-            return Err(RequestError::Gone);
-        }
-        match lifecycle::judge(status.row.phase, Request::Attach) {
-            Verdict::Refuse(refusal) => Err(refusal.into()),
-            _ => status.guest.clone().ok_or(RequestError::LinkDown),
-        }
+        self.caller().guest().await
     }
 
-    /// The VM as it is once its guest can be reached, or need not be; waits a bounded time.
-    async fn link_settled(&self) -> Result<Status, RequestError> {
-        let mut status = self.status.clone();
-        let settled = status.wait_for(|status| {
-            let judged = lifecycle::judge(status.row.phase, Request::Attach);
-            status.gone || judged != Verdict::Allow || status.guest.is_some()
-        });
-        match tokio::time::timeout(RELINK_LIMIT, settled).await {
-            Ok(Ok(status)) => Ok(status.clone()),
-            Ok(Err(_)) => Err(RequestError::Gone),
-            Err(_) => Err(RequestError::LinkDown),
+    /// For who brings connections to the VM.
+    pub fn caller(&self) -> Caller {
+        Caller {
+            status: self.status.clone(),
+            usage: Arc::clone(&self.usage),
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Usage(watch::Sender<Inner>);
 struct Inner {
     /// Streams that are open.
     open: usize,
+    /// Connections to its ports that are open.
+    connected: usize,
     /// When someone last used it, or else when this daemon got to know it.
     last: Instant,
     /// The same as people read it; `None` if nobody has used it yet.
@@ -29,6 +31,7 @@ impl Default for Usage {
     fn default() -> Self {
         Self(watch::Sender::new(Inner {
             open: 0,
+            connected: 0,
             last: Instant::now(),
             last_at: None,
         }))
@@ -43,11 +46,21 @@ impl Usage {
 
     /// Someone uses it until the result is dropped.
     pub(super) fn hold(self: &Arc<Self>) -> Use {
+        self.use_by(Kind::Stream)
+    }
+
+    /// A connection to one of its ports is open until the result is dropped. It is no work that
+    /// the daemon's end is put off for: programs that mean to go on connect again.
+    pub(super) fn connected(self: &Arc<Self>) -> Use {
+        self.use_by(Kind::Connection)
+    }
+
+    fn use_by(self: &Arc<Self>, kind: Kind) -> Use {
         self.0.send_modify(|inner| {
-            inner.open += 1;
+            *inner.count(kind) += 1;
             inner.touch();
         });
-        Use(Arc::clone(self))
+        Use(Arc::clone(self), kind)
     }
 
     /// How many streams are open.
@@ -65,34 +78,54 @@ impl Usage {
     /// Since when nobody uses it; `None` while someone does.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let inner = self.0.borrow();
-        (inner.open == 0).then_some(inner.last)
+        inner.is_idle().then_some(inner.last)
     }
 
     /// When someone last used it.
     pub(super) fn last_at(&self) -> Option<Timestamp> {
         let inner = self.0.borrow();
-        match inner.open {
-            0 => inner.last_at,
-            _ => Some(Timestamp::now()),
+        match inner.is_idle() {
+            true => inner.last_at,
+            false => Some(Timestamp::now()),
         }
     }
 }
 
 impl Inner {
+    fn is_idle(&self) -> bool {
+        self.open + self.connected == 0
+    }
+
+    fn count(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Stream => &mut self.open,
+            Kind::Connection => &mut self.connected,
+        }
+    }
+
     fn touch(&mut self) {
         self.last = Instant::now();
         self.last_at = Some(Timestamp::now());
     }
 }
 
-/// An open stream to a VM: while there is one, the VM is in use.
+/// By what a VM is used.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// A command, a shell or a copy.
+    Stream,
+    /// A connection to one of its ports.
+    Connection,
+}
+
+/// An open stream or connection to a VM: while there is one, the VM is in use.
 #[derive(Debug)]
-pub struct Use(Arc<Usage>);
+pub struct Use(Arc<Usage>, Kind);
 
 impl Drop for Use {
     fn drop(&mut self) {
         self.0.0.send_modify(|inner| {
-            inner.open -= 1;
+            *inner.count(self.1) -= 1;
             inner.touch();
         });
     }
@@ -149,6 +182,10 @@ mod tests {
         let idle = usage.idle_since().unwrap();
         assert!(idle >= before && before > known);
         assert!(usage.last_at().is_some());
+        let connection = usage.connected();
+        assert_eq!((usage.idle_since(), usage.open()), (None, 0));
+        drop(connection);
+        assert!(usage.idle_since().is_some());
     }
 
     #[tokio::test]
