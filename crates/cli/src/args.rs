@@ -65,6 +65,8 @@ pub(crate) enum Command {
     /// Show and check the config file
     #[command(subcommand)]
     Config(commands::config::Config),
+    /// Have `ssh NAME.vm`, and all that goes by ssh, reach VMs
+    SshConfig(commands::ssh_config::SshConfig),
     /// Print the versions of banger and of the running daemon
     Version(commands::version::Version),
     /// Print a script that completes banger's commands and names in a shell
@@ -88,6 +90,7 @@ impl Command {
             Self::Config(command) => command.run(settings),
             Self::Version(command) => command.run(settings).await,
             Self::Completion(command) => command.run(),
+            Self::SshConfig(command) => command.run(settings),
             Self::SshProxy(command) => command.run(settings).await,
         }
     }

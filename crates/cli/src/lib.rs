@@ -31,6 +31,8 @@ mod session;
 mod settings;
 mod signals;
 mod source;
+mod ssh_config;
+mod ssh_words;
 mod ui;
 mod usage;
 

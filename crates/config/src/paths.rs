@@ -115,6 +115,16 @@ impl Paths {
         self.config.join("ssh/id_ed25519")
     }
 
+    /// What ssh must know to reach VMs by name, for `~/.ssh/config` to include.
+    pub fn ssh_config(&self) -> PathBuf {
+        self.config.join("ssh/config")
+    }
+
+    /// The host keys of all VMs by their names, as ssh reads them. The daemon keeps it.
+    pub fn ssh_known_hosts(&self) -> PathBuf {
+        self.state.join("ssh_known_hosts")
+    }
+
     /// The daemon's API socket.
     pub fn socket(&self) -> PathBuf {
         self.runtime.join("bangerd.sock")

@@ -22,6 +22,7 @@ use crate::faults::Faults;
 use crate::files::{self, FileError};
 use crate::instance;
 use crate::leases::Leases;
+use crate::names::Names;
 use crate::operations::Operations;
 use crate::pulls::Pulls;
 use crate::reach::Reach;
@@ -126,6 +127,8 @@ pub struct Host {
     pub operations: Operations,
     /// Pulls that go on.
     pub pulls: Pulls,
+    /// What follows from the VMs' names.
+    pub names: Names,
     /// Clients that VMs hang on.
     pub leases: Leases,
     /// VMs that are copies of others.
@@ -201,6 +204,7 @@ impl Host {
             operations: Operations::new(&node, events.clone()),
             events,
             pulls: Pulls::default(),
+            names: Names::default(),
             leases: Leases::default(),
             captures: Captures::default(),
             warnings,

@@ -24,6 +24,7 @@ pub mod host;
 pub mod instance;
 pub mod leaks;
 pub mod leases;
+pub mod names;
 pub mod operations;
 pub mod pulls;
 pub mod reach;

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use banger_proto::exit::ExitStatus;
 use bytes::Bytes;
 use russh::server::{Handle, Msg};
-use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
+use russh::{Channel as RusshChannel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use tokio::sync::mpsc;
 
 /// Input that waits for a slow command.
@@ -34,6 +34,18 @@ pub(super) struct Channel {
     pub read: ChannelReadHalf,
     pub write: ChannelWriteHalf<Msg>,
     pub handle: Handle,
+}
+
+impl Channel {
+    /// A channel of the connection that `handle` leads to.
+    pub(super) fn new(channel: RusshChannel<Msg>, handle: Handle) -> Self {
+        let (read, write) = channel.split();
+        Self {
+            read,
+            write,
+            handle,
+        }
+    }
 }
 
 type Writing<'a> = Pin<Box<dyn Future<Output = Result<(), russh::Error>> + Send + 'a>>;

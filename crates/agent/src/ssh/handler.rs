@@ -10,10 +10,12 @@ use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel as RusshChannel, ChannelId, ChannelOpenFailure, Sig};
 use rustix::process::geteuid;
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::channel::{Channel, Output, carry, number};
+use super::forward::{Forwards, data, join_unix};
 use crate::agent::Agent;
 use crate::exec::{self, Chunk, Control, Event, Stream, User};
 use crate::tcp;
@@ -27,6 +29,7 @@ pub(super) struct Handler {
     authorized: Vec<PublicKey>,
     user: Option<String>,
     channels: HashMap<ChannelId, State>,
+    forwards: Forwards,
 }
 
 /// A session channel.
@@ -47,6 +50,7 @@ impl Handler {
             authorized,
             user: None,
             channels: HashMap::new(),
+            forwards: Forwards::default(),
         }
     }
 
@@ -188,12 +192,7 @@ impl russh::server::Handler for Handler {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         let id = channel.id();
-        let (read, write) = channel.split();
-        let channel = Box::new(Channel {
-            read,
-            write,
-            handle: session.handle(),
-        });
+        let channel = Box::new(Channel::new(channel, session.handle()));
         self.channels.insert(
             id,
             State::Open {
@@ -217,17 +216,11 @@ impl russh::server::Handler for Handler {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         let address = format!("{host_to_connect}:{port_to_connect}");
-        let (read, write) = channel.split();
-        let channel = Channel {
-            read,
-            write,
-            handle: session.handle(),
-        };
+        let channel = Channel::new(channel, session.handle());
         tokio::spawn(async move {
             match tcp::connect(&address).await {
                 Ok(connection) => {
                     reply.accept().await;
-                    let data = |piece: std::io::Result<Bytes>| piece.ok().map(Output::Data);
                     carry(channel, Some(connection.input), connection.output, data).await;
                 }
                 Err(error) => {
@@ -237,6 +230,90 @@ impl russh::server::Handler for Handler {
             }
         });
         Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: RusshChannel<Msg>,
+        socket_path: &str,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        // The agent may connect to any socket, and others than root may not.
+        if self.user().is_some_and(|user| user != "root") {
+            reply
+                .reject(ChannelOpenFailure::AdministrativelyProhibited)
+                .await;
+            return Ok(());
+        }
+        let path = socket_path.to_owned();
+        let channel = Channel::new(channel, session.handle());
+        tokio::spawn(async move {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => {
+                    reply.accept().await;
+                    join_unix(channel, stream).await;
+                }
+                Err(error) => {
+                    info!(%error, path, "forwarding refused");
+                    reply.reject(ChannelOpenFailure::ConnectFailed).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let (user, handle) = (self.user(), session.handle());
+        let listening = self
+            .forwards
+            .listen(address, *port, user.as_deref(), &handle);
+        match listening.await {
+            Ok(bound) => {
+                *port = bound;
+                Ok(true)
+            }
+            Err(error) => {
+                info!(%error, address, port, "forwarding refused");
+                Ok(false)
+            }
+        }
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Ok(self.forwards.cancel(address, port))
+    }
+
+    async fn agent_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let user = self.user();
+        let Some(State::Open { env, .. }) = self.channels.get_mut(&channel) else {
+            return Ok(false);
+        };
+        match self.forwards.agent(user.as_deref(), &session.handle()) {
+            Ok(path) => {
+                let path = path.display().to_string();
+                env.insert("SSH_AUTH_SOCK".to_owned(), path);
+                Ok(true)
+            }
+            Err(error) => {
+                info!(%error, "the client's agent is not to be had");
+                Ok(false)
+            }
+        }
     }
 
     async fn channel_close(

@@ -3,13 +3,15 @@
 //! ```text
 //! POST /v1/ssh -> handler: who logs in, what is asked for
 //!                   ├ shell, exec, sftp -> crate::exec ┐
-//!                   └ direct-tcpip      -> crate::tcp  ┴ channel: bytes both ways
+//!                   ├ direct-tcpip      -> crate::tcp  ┼ channel: bytes both ways
+//!                   └ what it listens on, its agent -> forward ┘
 //! ```
 //!
 //! The keys come from the daemon. sftp runs as a process of its own, so that it has the
 //! user's rights: see [`crate::sftp`].
 
 mod channel;
+mod forward;
 mod handler;
 mod keys;
 

@@ -336,3 +336,180 @@ async fn a_connection_that_breaks_hangs_its_command_up() {
     let bye = tokio::time::timeout(LIMIT, tokio::fs::read_to_string(fifo)).await;
     assert_eq!(bye.expect("no hang-up came").unwrap(), "bye\n");
 }
+
+/// A server that greets, and a port that nobody has.
+async fn greeter() -> (u16, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"hello from the client").await.unwrap();
+        }
+    });
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (port, free.local_addr().unwrap().port())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_of_the_client_are_forwarded_to_the_guest() {
+    let Some(ssh) = Ssh::start().await else {
+        return;
+    };
+    let (port, free) = greeter().await;
+    let read = |port: &str| {
+        format!(
+            "python3 -c \"import socket; print(socket.create_connection(('127.0.0.1', {port})).makefile().read())\""
+        )
+    };
+    let forward = format!("{free}:127.0.0.1:{port}");
+    let script = read(&free.to_string());
+    let output = ssh
+        .run(
+            &[
+                "-o",
+                "ExitOnForwardFailure=yes",
+                "-R",
+                &forward,
+                "vm",
+                &script,
+            ],
+            b"",
+        )
+        .await;
+    assert_eq!(
+        text(&output.stdout).trim_end(),
+        "hello from the client",
+        "{}",
+        text(&output.stderr)
+    );
+    // It ends with the connection.
+    assert!(TcpStream::connect(("127.0.0.1", free)).await.is_err());
+
+    // What is taken is refused, and any port is one that is free.
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = format!(
+        "127.0.0.1:{}:127.0.0.1:{port}",
+        taken.local_addr().unwrap().port()
+    );
+    let output = ssh
+        .run(
+            &["-o", "ExitOnForwardFailure=yes", "-R", &taken, "vm", "true"],
+            b"",
+        )
+        .await;
+    assert_eq!(output.status.code(), Some(255), "{output:?}");
+    let any = format!("127.0.0.1:0:127.0.0.1:{port}");
+    let output = ssh.run(&["-R", &any, "vm", "true"], b"").await;
+    assert!(
+        text(&output.stderr).contains("Allocated port"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_of_the_guest_are_reached_by_their_paths() {
+    let Some(ssh) = Ssh::start().await else {
+        return;
+    };
+    let directory = ssh.agent.directory.path();
+    let listener = tokio::net::UnixListener::bind(directory.join("service")).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"hello from the socket").await.unwrap();
+        }
+    });
+    let (here, there) = (directory.join("here"), directory.join("service"));
+    let forward = format!("{}:{}", here.display(), there.display());
+    let mut command = ssh.command("ssh", "user");
+    command.args(["-o", "User=root", "-N", "-L", &forward, "vm"]);
+    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+    let said = tokio::time::timeout(LIMIT, async {
+        let mut stream = loop {
+            match tokio::net::UnixStream::connect(&here).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            }
+        };
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        said
+    });
+    assert_eq!(said.await.unwrap(), "hello from the socket");
+    child.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clients_authentication_agent_serves_the_guest() {
+    let Some(ssh) = Ssh::start().await else {
+        return;
+    };
+    let directory = ssh.agent.directory.path();
+    let socket = directory.join("keys");
+    let mut keys = Command::new("ssh-agent")
+        .args(["-D", "-a"])
+        .arg(&socket)
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let mut add = Command::new("ssh-add");
+    add.arg("-q").arg(directory.join("stranger"));
+    add.env("SSH_AUTH_SOCK", &socket);
+    assert!(add.status().await.unwrap().success());
+    let mut command = ssh.command("ssh", "user");
+    command.args([
+        "-o",
+        "User=root",
+        "-A",
+        "vm",
+        "ssh-add -L; echo $SSH_AUTH_SOCK",
+    ]);
+    command.env("SSH_AUTH_SOCK", &socket);
+    let output = finish(command, b"").await;
+    let said = text(&output.stdout);
+    let key = fs::read_to_string(directory.join("stranger.pub")).unwrap();
+    let key = key.split_whitespace().nth(1).unwrap();
+    assert!(said.contains(key), "{output:?}");
+    // It ends with the connection.
+    let path = said.lines().last().unwrap();
+    assert!(path.starts_with("/tmp/ssh-"), "{path}");
+    let gone = async {
+        while Path::new(path).exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone)
+        .await
+        .expect("the socket stays");
+    keys.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_channels_share_a_connection() {
+    let Some(ssh) = Ssh::start().await else {
+        return;
+    };
+    let control = ssh.agent.directory.path().join("control");
+    let shared = format!("ControlPath={}", control.display());
+    let mut master = ssh.command("ssh", "user");
+    master.args(["-o", "User=root", "-o", &shared, "-M", "-N", "vm"]);
+    let mut master = master.stdin(Stdio::null()).spawn().unwrap();
+    while !control.exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let input = vec![b'x'; 300_000];
+    let sessions = (0..12).map(|number| {
+        let (shared, input, ssh) = (&shared, &input, &ssh);
+        async move {
+            let script = format!("cat; exit {number}");
+            let output = ssh.run(&["-o", shared, "vm", &script], input).await;
+            assert_eq!(output.status.code(), Some(number), "{output:?}");
+            assert_eq!(output.stdout.len(), input.len());
+        }
+    });
+    futures_util::future::join_all(sessions).await;
+    master.kill().await.unwrap();
+}

@@ -9,6 +9,7 @@ pub(crate) mod events;
 pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod operation;
+pub(crate) mod ssh_config;
 pub(crate) mod ssh_proxy;
 pub(crate) mod version;
 pub(crate) mod vm;

@@ -1,4 +1,4 @@
-//! `banger ssh-proxy`: what `banger vm ssh` gives ssh as its ProxyCommand.
+//! `banger ssh-proxy`: what `banger vm ssh` and `banger ssh-config` give ssh as its ProxyCommand.
 
 use banger_proto::error::{ApiError, ErrorKind};
 use clap::Args;
@@ -13,16 +13,18 @@ const BUFFER: usize = 64 << 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct SshProxy {
-    /// The VM: its name, its id, or the beginning of its id
+    /// The VM: its name, its id, or the beginning of its id; or NAME.vm
     vm: String,
 }
 
 impl SshProxy {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let client = settings.connect().await?;
-        let stream = match client.ssh(&self.vm).await {
+        // No name and no id has a dot.
+        let vm = self.vm.strip_suffix(".vm").unwrap_or(&self.vm);
+        let stream = match client.ssh(vm).await {
             Ok(stream) => stream,
-            Err(error) => return Err(near::explain(&client, &self.vm, error).await),
+            Err(error) => return Err(near::explain(&client, vm, error).await),
         };
         let (reader, mut writer) = stream.into_split();
         let up = async {
@@ -42,7 +44,7 @@ impl SshProxy {
         ended.map_err(|error| -> Failure {
             ApiError::new(
                 ErrorKind::Unavailable,
-                format!("the ssh connection to VM `{}` broke", self.vm),
+                format!("the ssh connection to VM `{vm}` broke"),
             )
             .caused_by(&error)
             .into()

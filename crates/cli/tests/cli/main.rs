@@ -13,5 +13,6 @@ mod orders;
 mod pipes;
 mod process;
 mod real;
+mod ssh_config;
 mod terminal;
 mod watching;

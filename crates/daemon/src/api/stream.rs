@@ -29,6 +29,7 @@ use super::exchange::Failure;
 use crate::descriptor::watched;
 use crate::fleet::refused;
 use crate::guest::{Guest, GuestStream};
+use crate::names;
 use crate::vm::lifecycle::Request;
 use crate::vm::task::Use;
 
@@ -80,6 +81,8 @@ pub async fn ssh(
     request: HttpRequest,
 ) -> Result<Response, Failure> {
     let (guest, using) = reach(&api, &vm, &id).await?;
+    // ssh looks for the guest's key once it hears from the guest.
+    names::pin(&api.fleet).await;
     let opened = guest.ssh().await.map_err(|error| {
         ApiError::new(ErrorKind::Unavailable, format!("could not reach VM `{vm}`"))
             .caused_by(&error)

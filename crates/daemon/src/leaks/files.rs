@@ -67,6 +67,7 @@ fn in_state(paths: &Paths, path: &Path) -> Thing {
         "bangerd.lock" | "instance" | "vms" => Ok("the daemon"),
         "images" | "kernels" => Ok("the store of images and kernels"),
         "engines" => Ok("engines that you installed"),
+        "ssh_known_hosts" | "ssh_known_hosts.new" => Ok("ssh: the host keys of VMs"),
         "logs" => Ok("the daemon's and the network's logs"),
         _ if name == database
             || [0, 1, 2].iter().any(|end| {

@@ -26,6 +26,7 @@ use self::socket::SocketError;
 use crate::api::{Api, Peer};
 use crate::fleet::Fleet;
 use crate::host::{Host, Surroundings};
+use crate::names;
 use crate::reconcile::Reconciler;
 use crate::superseded;
 
@@ -126,11 +127,13 @@ pub async fn serve(
     let clock = tokio::spawn(watch_clock(Arc::clone(&fleet)));
     let logs = tokio::spawn(watch_logs(Arc::clone(&fleet)));
     let superseded = tokio::spawn(superseded::watch(Arc::clone(&fleet)));
+    let names = tokio::spawn(names::keep(Arc::clone(&fleet)));
     serve_until_told(listener, &fleet, told).await;
     agreeing.abort();
     clock.abort();
     logs.abort();
     superseded.abort();
+    names.abort();
     tracing::info!("ends; VMs that run go on");
     let pulls = &fleet.host().pulls;
     let quiet = async { tokio::join!(fleet.quiesce(), pulls.end()) };

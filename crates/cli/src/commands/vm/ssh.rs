@@ -16,6 +16,7 @@ use crate::complete;
 use crate::failure::{Failure, Outcome};
 use crate::near;
 use crate::settings::Settings;
+use crate::ssh_words::{config_word, proxy_word, unusable};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -75,10 +76,7 @@ fn ssh_options(own: &Path, vm: &VmId, target: &SshTarget) -> Result<Vec<String>,
     let own = own
         .to_str()
         .ok_or_else(|| unusable(&own.to_string_lossy()))?;
-    let proxy = format!(
-        "ProxyCommand={} ssh-proxy {vm}",
-        shell_word(own).replace('%', "%%")
-    );
+    let proxy = format!("ProxyCommand={} ssh-proxy {vm}", proxy_word(own));
     let known_hosts = format!(
         "UserKnownHostsFile={}",
         config_word(&target.known_hosts_file)?
@@ -105,27 +103,6 @@ fn ssh_options(own: &Path, vm: &VmId, target: &SshTarget) -> Result<Vec<String>,
         format!("{}.vm", target.name),
     ]);
     Ok(options)
-}
-
-/// One word for the shell that ssh runs its proxy command with.
-fn shell_word(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-/// One word of ssh's config, in which `%` begins a token.
-fn config_word(path: &str) -> Result<String, ApiError> {
-    match path.contains(['"', '\n', '\\']) {
-        true => Err(unusable(path)),
-        false => Ok(format!("\"{}\"", path.replace('%', "%%"))),
-    }
-}
-
-fn unusable(path: &str) -> ApiError {
-    ApiError::new(
-        ErrorKind::Precondition,
-        format!("ssh cannot be given the path `{path}`"),
-    )
-    .with_hint("set BANGER_HOME to a path without quotes and backslashes")
 }
 
 #[cfg(test)]
