@@ -1,6 +1,5 @@
 //! A guest's ports are reached at the VM's own address of the host, while they listen.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use banger_e2e::{Home, Invocation, Running};
@@ -50,19 +49,19 @@ fn text(value: &Value) -> Option<String> {
 }
 
 /// Fetches a page, with one attempt.
-fn fetch(url: &str) -> Option<String> {
-    let mut curl = Command::new("curl");
+fn fetch(home: &Home, url: &str) -> Option<String> {
+    let mut curl = home.command("curl");
     curl.args(["--silent", "--max-time", "20", "--noproxy", "*", url]);
     let output = Invocation::new(curl).run();
     (output.status.code() == Some(0)).then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Asks again and again; each question starts a program, and so takes a while.
 #[track_caller]
 fn until(what: &str, is: impl Fn() -> bool) {
     let deadline = Instant::now() + SOON;
     while !is() {
         assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -80,14 +79,14 @@ fn a_guests_web_server_is_reached_while_it_listens() {
     let server = serve(&home, "box", "127.0.0.1", 8080);
     let url = shown(&home, "box", 8080, |port| text(&port["url"]));
     assert_eq!(url, format!("http://{loopback}:8080/"));
-    assert_eq!(fetch(&url).as_deref(), Some("hello\n"));
+    assert_eq!(fetch(&home, &url).as_deref(), Some("hello\n"));
     let process = shown(&home, "box", 8080, |port| text(&port["process"]["name"]));
     assert_eq!(process, "perl");
 
     // What is below 1024 is there as well, if not at the same port.
     let privileged = serve(&home, "box", "0.0.0.0", 80);
     let url = shown(&home, "box", 80, |port| text(&port["url"]));
-    assert_eq!(fetch(&url).as_deref(), Some("hello\n"));
+    assert_eq!(fetch(&home, &url).as_deref(), Some("hello\n"));
     if !home.is_roots() {
         assert_eq!(url, format!("http://{loopback}:10080/"));
         home.banger(["vm", "ports", "box"])
@@ -100,15 +99,15 @@ fn a_guests_web_server_is_reached_while_it_listens() {
     // The next daemon forwards it again.
     home.kill_daemon();
     let url = format!("http://{loopback}:8080/");
-    until("the port is closed", || fetch(&url).is_none());
+    until("the port is closed", || fetch(&home, &url).is_none());
     home.banger(["vm", "list"]).run().exited_with(0);
     drop(server);
     // The command went with its daemon, and its port with it; another one takes its place.
     let _server = serve(&home, "box", "0.0.0.0", 8080);
-    until("the port is open again", || fetch(&url).is_some());
+    until("the port is open again", || fetch(&home, &url).is_some());
 
     home.banger(["vm", "stop", "box"]).run().exited_with(0);
-    until("the port is closed", || fetch(&url).is_none());
+    until("the port is closed", || fetch(&home, &url).is_none());
     home.banger(["vm", "delete", "box"]).run().exited_with(0);
     home.assert_no_vm_left();
 }

@@ -160,3 +160,61 @@ fn a_key_that_banger_did_not_make_is_refused() {
         .says("Permission denied");
     home.banger(["vm", "delete", "closed"]).run().exited_with(0);
 }
+
+#[test]
+fn vms_are_reached_by_name_once_the_users_config_includes_bangers() {
+    let Some(home) = Home::new() else { return };
+    home.banger(["ssh-config", "--install"])
+        .run()
+        .exited_with(0);
+    let config = home.path().join("home/.ssh/config");
+    let config = config.to_str().expect("the path is text").to_owned();
+    // ssh goes by the user's entry in the system, and not by HOME.
+    let program = |program: &str, arguments: &[&str]| {
+        let mut command = home.command(program);
+        command.args(["-F", &config, "-o", "BatchMode=yes"]);
+        command.args(arguments);
+        Invocation::new(command)
+    };
+    let create = || {
+        home.banger(["vm", "create", "--name", "box"])
+            .run()
+            .exited_with(0);
+    };
+    create();
+    let said = program("ssh", &["box.vm", "echo hello; exit 9"]).run();
+    assert_eq!(said.exited_with(9).stdout, b"hello\n");
+    let file = home.path().join("home/file");
+    std::fs::write(&file, "carried").expect("the home can be written to");
+    home.hand_over();
+    let file = file.to_str().expect("the path is text").to_owned();
+    program("scp", &[&file, "box.vm:/root/file"])
+        .run()
+        .exited_with(0);
+    assert_eq!(
+        program("ssh", &["box.vm", "cat file"]).run().text(),
+        "carried"
+    );
+
+    // Its key goes by the new name, and not by the old one any more.
+    home.banger(["vm", "rename", "box", "case"])
+        .run()
+        .exited_with(0);
+    program("ssh", &["case.vm", "true"]).run().exited_with(0);
+    program("ssh", &["box.vm", "true"])
+        .run()
+        .exited_with(255)
+        .says("there is no VM `box`");
+    // Another one of the same name is known by its own key.
+    create();
+    program("ssh", &["box.vm", "true"]).run().exited_with(0);
+    home.banger(["vm", "delete", "box", "case"])
+        .run()
+        .exited_with(0);
+    let known = std::fs::read_to_string(home.paths().ssh_known_hosts());
+    assert_eq!(known.expect("it is there"), "", "keys go with their VMs");
+    home.banger(["ssh-config", "--uninstall"])
+        .run()
+        .exited_with(0);
+    assert!(!std::path::Path::new(&config).exists());
+}
