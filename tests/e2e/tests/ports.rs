@@ -5,12 +5,19 @@ use std::time::{Duration, Instant};
 use banger_e2e::{Home, Invocation, Running};
 use serde_json::Value;
 
-/// Answers every request over HTTP; what the small image has of languages is Perl.
+/// Says that it listens, and answers every request over HTTP. What the small image has of languages
+/// is Perl, and of its modules this one is loaded soonest.
 const WEB_SERVER: &str = r#"
-use IO::Socket::INET;
-my $server = IO::Socket::INET->new(
-    LocalAddr => $ARGV[0], LocalPort => $ARGV[1], Listen => 5, ReuseAddr => 1) or die $!;
-while (my $client = $server->accept) {
+use Socket;
+$| = 1;
+# Who asks may have gone before the answer.
+$SIG{PIPE} = "IGNORE";
+socket(my $server, PF_INET, SOCK_STREAM, 0) or die $!;
+setsockopt($server, SOL_SOCKET, SO_REUSEADDR, 1) or die $!;
+bind($server, sockaddr_in($ARGV[1], inet_aton($ARGV[0]))) or die $!;
+listen($server, 5) or die $!;
+print "listens\n";
+while (accept(my $client, $server)) {
     while (defined(my $line = <$client>)) { last if $line =~ /^\r?\n$/ }
     print $client "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello\n";
     close $client;
@@ -23,10 +30,12 @@ const SOON: Duration = Duration::from_secs(60);
 
 fn serve(home: &Home, vm: &str, address: &str, port: u16) -> Running {
     let port = port.to_string();
-    home.banger([
+    let words = [
         "vm", "exec", vm, "--", "perl", "-e", WEB_SERVER, address, &port,
-    ])
-    .start()
+    ];
+    let mut server = home.banger(words).start();
+    server.expect_stdout("listens");
+    server
 }
 
 /// Waits until a port of a VM is shown with what `wanted` finds in it.
