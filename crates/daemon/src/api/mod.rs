@@ -1,5 +1,6 @@
 //! The HTTP API of [`banger_proto::api`]. Handlers validate, ask the fleet, look and stream;
-//! none of them changes the host, so that a dropped connection cannot leave half a change.
+//! none of them changes anything of a VM's, and what they change in the store of images is whole or
+//! not there, so that a dropped connection cannot leave half a change.
 
 mod artifacts;
 mod build;
