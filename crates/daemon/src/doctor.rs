@@ -12,7 +12,7 @@ use banger_proto::id::InstanceId;
 
 use crate::engines::Choice;
 use crate::host;
-use crate::store::schema;
+use crate::store::{StoreError, schema};
 
 /// Makes every check. Blocks for some hundred milliseconds: tools are asked for their versions.
 pub fn report() -> Report {
@@ -123,11 +123,20 @@ fn checks() -> Vec<Check> {
     checks
 }
 
-/// Whether damaged databases are kept.
+/// Whether the database can be used, and whether damaged ones are kept.
 fn database(paths: &Paths) -> Check {
     const ID: &str = "state.database";
     const TITLE: &str = "database";
     let path = paths.database();
+    match schema::open_to_read(&path) {
+        // The next daemon brings it up to date.
+        Ok(_) | Err(StoreError::Older { .. }) => {}
+        Err(error) => {
+            let fix = error.hint();
+            let fix = fix.unwrap_or_else(|| format!("see {}", path.display()));
+            return Check::fail(ID, TITLE, error.to_string(), fix);
+        }
+    }
     let kept = schema::damaged_ones(&path);
     let Some(newest) = kept.last() else {
         return Check::pass(ID, TITLE, path.display().to_string());
@@ -210,6 +219,26 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let check = writable("x", "y", &deep);
         assert_eq!(check.status, CheckStatus::Fail);
+        assert!(check.fix.is_some());
+    }
+
+    #[test]
+    fn a_database_that_no_daemon_can_use_fails_with_what_to_do() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Paths {
+            config: home.path().join("config"),
+            state: home.path().to_owned(),
+            cache: home.path().join("cache"),
+            runtime: home.path().join("run"),
+        };
+        assert_eq!(database(&paths).status, CheckStatus::Pass);
+        let opened = schema::open(&paths.database()).unwrap();
+        assert_eq!(database(&paths).status, CheckStatus::Pass);
+        let newer = opened.connection.pragma_update(None, "user_version", 99);
+        newer.unwrap();
+        let check = database(&paths);
+        assert_eq!(check.status, CheckStatus::Fail);
+        assert!(check.detail.contains("schema 99"), "{check:?}");
         assert!(check.fix.is_some());
     }
 
