@@ -209,7 +209,7 @@ fn way_out() -> Check {
 fn range(config: &NetworkConfig) -> Check {
     const ID: &str = "net.range";
     const TITLE: &str = "addresses of VMs";
-    let fix = "set bridge_ip and cidr in the config to a private range that the host does not use";
+    let fix = "set `cidr` in the config to a private range that the host does not use";
     let subnet = match Subnet::new(config.bridge) {
         Ok(subnet) => subnet,
         Err(error) => return Check::fail(ID, TITLE, error.to_string(), fix),
