@@ -155,18 +155,15 @@ pub(super) async fn shut_down(
 
 /// The link that is being made anew, unless that takes too long or the machine has ended.
 pub(super) async fn soon_linked(
-    host: &Host,
-    row: &VmRow,
     machine: &dyn Machine,
     mut status: watch::Receiver<Status>,
 ) -> Option<Guest> {
-    let limit = RELINK_LIMIT * host.engines.patience(row.engine);
     let linked = async {
         let linked = status.wait_for(|status| status.guest.is_some()).await;
         linked.ok()?.guest.clone()
     };
     tokio::select! {
-        linked = tokio::time::timeout(limit, linked) => linked.ok()?,
+        linked = tokio::time::timeout(RELINK_LIMIT, linked) => linked.ok()?,
         _ = machine.exited() => None,
     }
 }

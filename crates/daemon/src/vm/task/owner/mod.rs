@@ -475,7 +475,7 @@ impl Owner {
                     match (guest, linking) {
                         (None, _) if held => jobs::resume_shut_down(&host, &row, &*machine).await,
                         (None, Some(status)) => {
-                            let guest = jobs::soon_linked(&host, &row, &*machine, status).await;
+                            let guest = jobs::soon_linked(&*machine, status).await;
                             let guest = guest.map(|guest| guest.for_work_of(request.as_ref()));
                             jobs::shut_down(&host, &row, &*machine, guest).await;
                         }
