@@ -18,7 +18,10 @@ use banger_proto::name::VmName;
 /// `panic=-1` restarts at once after a panic, which ends the machine (engines run without
 /// reboot); `net.ifnames=0` keeps the NIC's name `eth0` under any init; `cryptomgr.notests`
 /// leaves out self-tests that take half a second of an emulated boot.
-const KERNEL_PARAMETERS: &str = "console=ttyS0 quiet panic=-1 net.ifnames=0 cryptomgr.notests";
+/// `no_timer_check` is what a kernel on KVM sets itself: on a busy host an emulated timer is late, and
+/// the kernel would panic for want of it (kernel-parameters.txt).
+const KERNEL_PARAMETERS: &str =
+    "console=ttyS0 quiet panic=-1 net.ifnames=0 cryptomgr.notests no_timer_check";
 /// What Firecracker's machines need besides what it adds itself. A restart goes by the keyboard
 /// controller, the only way that Firecracker sees; they have no mouse and one serial port, and
 /// looking for more takes a while. The agent's link is the vsock.
