@@ -124,9 +124,11 @@ impl Borrowed {
 }
 
 impl Drop for Borrowed {
-    /// What was not given back, as the work failed or panicked before, goes all the same. A lease
-    /// that has ended already ends no second time.
+    /// What was not given back, as the work failed or panicked before, goes all the same.
     fn drop(&mut self) {
+        if !self.fleet.host().leases.is_held(&self.lease) {
+            return;
+        }
         let (fleet, lease) = (Arc::clone(&self.fleet), self.lease.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { fleet.end_lease(&lease).await });

@@ -205,9 +205,7 @@ impl Fleet {
     fn is_over(&self, create: &Operation) -> bool {
         let vm = create.vm.as_ref();
         let vm = vm.and_then(|vm| self.vms().get(vm).cloned());
-        let going =
-            |vm: &Handle| vm.look(|status| status.gone || status.row.phase == Phase::Deleting);
-        create.state == OperationState::Succeeded && vm.as_ref().is_none_or(going)
+        create.state == OperationState::Succeeded && vm.as_ref().is_none_or(is_going)
     }
 
     /// The VM that a create under this key has brought forth, which this daemon does not remember
@@ -230,10 +228,7 @@ impl Fleet {
             Some(used) if used.fingerprint != key.fingerprint => Err(key_reused(KeyReused)),
             Some(used) => {
                 let vm = self.vms().get(&used.vm).cloned();
-                let going = |vm: &Handle| {
-                    vm.look(|status| status.gone || status.row.phase == Phase::Deleting)
-                };
-                Ok(vm.filter(|vm| !going(vm)))
+                Ok(vm.filter(|vm| !is_going(vm)))
             }
             None => Ok(None),
         }
@@ -529,6 +524,11 @@ fn named_by() -> String {
 /// Whether somebody may have meant the beginning of an id, and it is too short to be one.
 fn begins_like_an_id(selector: &str) -> bool {
     selector.len() < ID_PREFIX_MIN && selector.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether there is no VM to come back to, or soon none.
+fn is_going(vm: &Handle) -> bool {
+    vm.look(|status| status.gone || status.row.phase == Phase::Deleting)
 }
 
 fn key_reused(reused: KeyReused) -> ApiError {

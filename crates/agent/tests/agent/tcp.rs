@@ -8,12 +8,18 @@ use tokio::net::TcpListener;
 
 use crate::process::TestAgent;
 
+/// Something that listens in the guest, and its port.
+async fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
 #[tokio::test]
 async fn bytes_go_to_a_port_and_back_until_either_side_ends() {
     let agent = TestAgent::start().await;
     let mut client = agent.connect().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let (listener, port) = listener().await;
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut input = Vec::new();
@@ -36,8 +42,7 @@ async fn bytes_go_to_a_port_and_back_until_either_side_ends() {
 async fn a_port_that_nobody_listens_on_is_a_bad_gateway() {
     let agent = TestAgent::start().await;
     let mut client = agent.connect().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let (listener, port) = listener().await;
     drop(listener);
     let (status, body) = client
         .call("POST", &format!("/v1/tcp?addr=127.0.0.1:{port}"), "")
@@ -53,8 +58,7 @@ async fn a_port_that_nobody_listens_on_is_a_bad_gateway() {
 async fn each_direction_ends_by_itself() {
     let agent = TestAgent::start().await;
     let mut client = agent.connect().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let (listener, port) = listener().await;
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"all I say").await.unwrap();
@@ -79,8 +83,7 @@ async fn each_direction_ends_by_itself() {
 async fn a_connection_that_is_reset_is_no_end_of_output() {
     let agent = TestAgent::start().await;
     let mut client = agent.connect().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let (listener, port) = listener().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"half").await.unwrap();

@@ -137,8 +137,13 @@ impl Forwards {
         }
         let mut table = Table::new();
         for port in change.open {
-            let reached = self.forward(port, target(port), &guest);
-            table.insert(port, reached);
+            if let Err(because) = self.forward(port, target(port), &guest) {
+                let nowhere = Reached {
+                    port: None,
+                    because,
+                };
+                table.insert(port, nowhere);
+            }
         }
         table.extend(self.open.iter().map(|(port, open)| {
             let reached = Reached {
@@ -153,9 +158,16 @@ impl Forwards {
         }
     }
 
-    /// Forwards one port, from the same port or else from another. What is returned counts only
-    /// if it has none.
-    fn forward(&mut self, port: u16, target: String, guest: &BTreeSet<u16>) -> Reached {
+    /// Forwards one port, from the same port or else from another.
+    ///
+    /// # Errors
+    /// None can be had, for this reason.
+    fn forward(
+        &mut self,
+        port: u16,
+        target: String,
+        guest: &BTreeSet<u16>,
+    ) -> Result<(), Option<String>> {
         let mut because: Option<String> = None;
         for host_port in assign::candidates(port, guest) {
             match self.start(host_port, target.clone()) {
@@ -167,16 +179,13 @@ impl Forwards {
                         because,
                     };
                     self.open.insert(port, open);
-                    return Reached::default();
+                    return Ok(());
                 }
                 Err(error) => because = because.or_else(|| Some(in_words(&error))),
             }
         }
         tracing::debug!(port, ?because, "not forwarded");
-        Reached {
-            port: None,
-            because,
-        }
+        Err(because)
     }
 
     fn start(&self, port: u16, target: String) -> Result<Forward, BindError> {

@@ -2,13 +2,11 @@
 //! each, and for each connection a stream over the agent link.
 //!
 //! ```text
-//! agent ── its listening sockets ──> follow ── assign ──> forward: 127.77.x.y:PORT ┐
-//!                                                                                  ├─> carry ──> agent
-//!                                                         publish: ADDR:HOST       ┘
+//! agent ── its listening sockets ──> follow ── assign ──> forward: 127.77.x.y:PORT ── carry ──> agent
 //! ```
 //!
 //! What is open here ends with the daemon, and the next daemon opens it again: nothing of it is
-//! written down but what a VM's row says it publishes.
+//! written down.
 
 mod assign;
 mod bind;

@@ -229,29 +229,31 @@ async fn look(host: &Arc<Host>) -> Seen {
     });
     let (paths, instance) = (host.paths.clone(), host.instance.clone());
     crate::blocking(move || {
-        let look = Look::take()
-            .inspect_err(|error| tracing::warn!(%error, "could not look at the host's processes"));
-        let look = look.ok().map(Arc::new);
-        let directories = entries(&paths.vms())
-            .inspect_err(|error| tracing::warn!(%error, "could not look at the VMs' directories"));
+        let look = told("the host's processes", Look::take()).map(Arc::new);
+        let directories = told("the VMs' directories", entries(&paths.vms()));
+        let runtime_dirs = entries(&paths.runtime.join("vms"));
         Seen {
             found: Found {
                 processes: look
                     .as_ref()
                     .map_or_else(Vec::new, |look| look.marked(&instance)),
                 taps,
-                runtime_dirs: entries(&paths.runtime.join("vms"))
-                    .inspect_err(|error| {
-                        tracing::warn!(%error, "could not look at the VMs' runtime directories");
-                    })
+                runtime_dirs: told("the VMs' runtime directories", runtime_dirs)
                     .unwrap_or_default(),
-                cgroups: process::cgroups(&instance).unwrap_or_default(),
-                directories: directories.ok(),
+                cgroups: told("the cgroups", process::cgroups(&instance)).unwrap_or_default(),
+                directories,
             },
             look,
         }
     })
     .await
+}
+
+/// What was found; that it could not be looked at is told.
+fn told<T>(what: &str, found: io::Result<T>) -> Option<T> {
+    found
+        .inspect_err(|error| tracing::warn!(%error, "could not look at {what}"))
+        .ok()
 }
 
 /// The names in a directory that are of this type; none if there is no such directory.

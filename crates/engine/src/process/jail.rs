@@ -325,15 +325,23 @@ mod tests {
         is_static(&agent).is_ok_and(|it| it).then_some(agent)
     }
 
-    #[tokio::test]
-    async fn a_jailed_program_has_its_directory_and_nothing_of_the_host() {
-        let mark = mark();
+    /// Whom to jail, and which program; `None`, after saying why, if this run cannot.
+    fn inmate(mark: &Mark) -> Option<(Identity, PathBuf)> {
         let Some(identity) = Identity::for_engine(&mark.instance, 1, None) else {
             eprintln!("skipped: only root mounts without a user namespace");
-            return;
+            return None;
         };
         let Some(agent) = agent() else {
             eprintln!("skipped: BANGER_TEST_AGENT names no static program");
+            return None;
+        };
+        Some((identity, agent))
+    }
+
+    #[tokio::test]
+    async fn a_jailed_program_has_its_directory_and_nothing_of_the_host() {
+        let mark = mark();
+        let Some((identity, agent)) = inmate(&mark) else {
             return;
         };
         let directory = tempfile::tempdir().unwrap();
@@ -421,12 +429,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_cannot_be_jailed_is_an_error_and_leaves_no_process() {
         let mark = mark();
-        let Some(identity) = Identity::for_engine(&mark.instance, 1, None) else {
-            eprintln!("skipped: only root mounts without a user namespace");
-            return;
-        };
-        let Some(agent) = agent() else {
-            eprintln!("skipped: BANGER_TEST_AGENT names no static program");
+        let Some((identity, agent)) = inmate(&mark) else {
             return;
         };
         let directory = tempfile::tempdir().unwrap();

@@ -1,16 +1,13 @@
 //! `banger vm health`, also `banger vm ping`
 
-use banger_client::Client;
-use banger_proto::api::VmState;
 use banger_proto::exit;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
-use futures_util::future::join_all;
 
+use super::look;
 use crate::args::Json;
 use crate::complete;
-use crate::failure::{Failure, Outcome};
-use crate::near;
+use crate::failure::Outcome;
 use crate::output::{print, print_json};
 use crate::render::stats::health_table;
 use crate::settings::Settings;
@@ -37,27 +34,12 @@ impl Health {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let client = settings.connect().await?;
         let vms = match self.vms.is_empty() {
-            true => running(&client).await?,
+            true => look::running(&client).await?,
             false => self.vms,
         };
-        let looks = vms.iter().map(async |vm| match client.vm_health(vm).await {
-            Ok(health) => Ok(health),
-            Err(error) => Err(near::explained(&client, vm, error).await),
-        });
-        let mut found = Vec::new();
-        let mut all_well = true;
-        for look in join_all(looks).await {
-            match look {
-                Ok(health) => {
-                    all_well &= health.healthy;
-                    found.push(health);
-                }
-                Err(error) => {
-                    all_well = false;
-                    settings.ui.error(&error);
-                }
-            }
-        }
+        let look = async |vm: &str| client.vm_health(vm).await;
+        let (found, all) = look::at_each(settings, &client, &vms, look).await;
+        let all_well = all && found.iter().all(|health| health.healthy);
         match self.json.json {
             true => print_json(&found)?,
             false if found.is_empty() && all_well => settings.ui.note("no VM runs"),
@@ -69,11 +51,4 @@ impl Health {
             false => Ok(exit::FAILURE),
         }
     }
-}
-
-/// The VMs that run.
-pub(super) async fn running(client: &Client) -> Result<Vec<String>, Failure> {
-    let vms = client.vms().await?.into_iter();
-    let running = vms.filter(|vm| vm.state == VmState::Running);
-    Ok(running.map(|vm| vm.id.to_string()).collect())
 }

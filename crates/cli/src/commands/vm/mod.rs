@@ -10,6 +10,7 @@ mod health;
 mod kill;
 mod list;
 mod logs;
+mod look;
 mod pause;
 mod ports;
 mod prune;

@@ -1,15 +1,14 @@
 //! `banger vm ports`
 
+use banger_proto::api::Port;
 use banger_proto::exit;
 use clap::Args;
 use clap_complete::ArgValueCandidates;
-use futures_util::future::join_all;
 
-use super::health::running;
+use super::look;
 use crate::args::Json;
 use crate::complete;
 use crate::failure::Outcome;
-use crate::near;
 use crate::output::{print, print_json};
 use crate::render::ports::{notes, ports_table};
 use crate::settings::Settings;
@@ -40,26 +39,13 @@ impl Ports {
     pub(crate) async fn run(self, settings: &Settings) -> Outcome {
         let client = settings.connect().await?;
         let vms = match self.vms.is_empty() {
-            true => running(&client).await?,
+            true => look::running(&client).await?,
             false => self.vms,
         };
         let probe = !self.no_probe;
-        let looks = vms
-            .iter()
-            .map(async |vm| match client.vm_ports(vm, probe).await {
-                Ok(ports) => Ok(ports),
-                Err(error) => Err(near::explained(&client, vm, error).await),
-            });
-        let (mut found, mut all) = (Vec::new(), true);
-        for look in join_all(looks).await {
-            match look {
-                Ok(ports) => found.extend(ports),
-                Err(error) => {
-                    all = false;
-                    settings.ui.error(&error);
-                }
-            }
-        }
+        let look = async |vm: &str| client.vm_ports(vm, probe).await;
+        let (found, all) = look::at_each(settings, &client, &vms, look).await;
+        let found: Vec<Port> = found.into_iter().flatten().collect();
         match self.json.json {
             true => print_json(&found)?,
             false if vms.is_empty() => settings.ui.note("no VM runs"),
