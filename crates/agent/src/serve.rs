@@ -46,6 +46,9 @@ pub enum ServeError {
 /// # Errors
 /// The socket cannot be served.
 pub async fn serve_unix(path: &Path) -> Result<(), ServeError> {
+    // Who finds the socket may send these at once.
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Events)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Events)?;
     let listener = bind(path)?;
     let socket = Socket(path);
     let agent = Arc::new(Agent::new(
@@ -56,8 +59,6 @@ pub async fn serve_unix(path: &Path) -> Result<(), ServeError> {
         },
     ));
     let accept = accept(&listener, &agent);
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Events)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Events)?;
     info!(path = %path.display(), "listening");
     let result = tokio::select! {
         error = accept => Err(ServeError::Events(error)),
